@@ -1,0 +1,42 @@
+"""Find analyzers, attacks and training methods by listing a folder; load one by name.
+
+A plugin is a module whose file name does not start with an underscore. The file `pgd_l2.py` is the
+plugin `pgd-l2`. Listing imports nothing, so that `specdiag --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from specdiag.errors import UsageError
+
+PACKAGE = Path(__file__).parent
+KINDS = {"analyzer": ("analyzers", "ANALYZER"), "attack": ("attacks", "ATTACK"), "training": ("training", "METHOD")}
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """Names of all plugins of a kind (`analyzer`, `attack` or `training`), sorted; nothing is imported."""
+    folder = PACKAGE / KINDS[kind][0]
+    files = (file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+    return tuple(sorted(stem.replace("_", "-") for stem in files))
+
+
+@cache
+def load(kind: str, name: str) -> Any:
+    """The constant (`ANALYZER`, `ATTACK` or `METHOD`) that the plugin's file exports."""
+    if name not in names(kind):
+        raise UsageError(f"There is no {kind} named '{name}'.", suggest(name, names(kind)))
+    folder, constant = KINDS[kind]
+    module = importlib.import_module(f"specdiag.{folder}.{name.replace('-', '_')}")
+    return getattr(module, constant)
+
+
+def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """'Did you mean ...?' with the nearest names, or the list of all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
