@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from specdiag.errors import ResultsError, UsageError
@@ -105,6 +106,7 @@ def save(figure: Figure, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with style():
+            _freeze_layout(figure)
             figure.savefig(temporary, format=kind, metadata=metadata)
         os.replace(temporary, path)
     except OSError as error:
@@ -211,6 +213,13 @@ def _tick(value: float, plain: bool) -> str:
         return f"{value:.6g}"
     power = f"10^{{{exponent}}}"
     return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}\cdot {power}$"
+
+
+def _freeze_layout(figure: Figure) -> None:
+    # constrained layout moves axes a little at every drawing, and so the bytes of a second save
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def _check_suffix(path: Path) -> None:
