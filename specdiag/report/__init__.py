@@ -1,0 +1,1 @@
+"""Reports: all made from stored results, never from a model. No torch."""
