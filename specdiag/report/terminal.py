@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from specdiag.schema import Analyzer
 
-_NARROW = 80
 _GAP = 2
 _SHOWN_LABELS = 60
 
@@ -45,8 +44,10 @@ def print_result(
         titles, rows = analyzer.table(dataset)
         print_table(console, titles, rows)
     _print_metrics(console, facts, analyzer)
-    for line in _remarks(dataset, facts):
-        _say(console, line, style="yellow")
+    remarks = _remarks(dataset, facts)
+    if remarks:
+        console.print()
+    _say(console, *remarks, style="yellow")
     sentence = facts.get("sentence")
     if sentence:
         console.print()
@@ -63,25 +64,33 @@ def print_table(console: Console, titles: Sequence[str], rows: Sequence[Sequence
     """A table of texts; numbers to the right. Columns that do not fit go below, the first one repeated."""
     if not rows:
         return
-    widths = [
-        max(cell_len(line) for cell in (title, *(row[column] for row in rows)) for line in cell.split("\n"))
-        for column, title in enumerate(titles)
-    ]
-    for columns in _blocks(widths, console.width):
-        plain = not console.is_terminal
-        # without a terminal there is no box, and pad_edge off leaves no blank at the start of a line
-        table = Table(
-            box=None if plain else box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, _GAP, 0, 0)
-        )
-        for column in columns:
-            numeric = column > 0 and all(_is_number(row[column]) for row in rows)
-            table.add_column(
-                Text(titles[column]), justify="right" if numeric else "left", overflow="fold", no_wrap=False
-            )
-        for row in rows:
-            table.add_row(*[Text(row[column]) for column in columns])
+    for columns in _blocks(_widths(titles, rows), console.width):
         console.print()
+        _print_block(
+            console, [titles[column] for column in columns], [[row[c] for c in columns] for row in rows]
+        )
+
+
+def _print_block(console: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(
+        box=box.SIMPLE_HEAD if console.is_terminal else None,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, _GAP, 0, 0),
+    )
+    for column, title in enumerate(titles):
+        numeric = column > 0 and all(_is_number(row[column]) for row in rows)
+        table.add_column(Text(title), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    if console.is_terminal:
         console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    # no blanks at the ends of lines in logs and files
+    for line in capture.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def format_number(value: float | int | None, error: float | None = None) -> str:
@@ -147,31 +156,39 @@ def _plain(value: Any) -> str:
 
 def _print_metrics(console: Console, facts: Mapping[str, Any], analyzer: Analyzer | None) -> None:
     metrics: Mapping[str, Mapping[str, Any]] = facts.get("metrics") or {}
-    rows: list[tuple[str, ...]] = []
-    for name, metric in metrics.items():
-        if isinstance(metric.get("value"), list):
-            value, interval = _span(metric), ""
-        else:
-            value = format_number(metric.get("value"), metric.get("error"))
-            interval = _interval(metric)
-        unit = str(metric.get("unit") or "")
-        better = str(metric.get("better") or "")
-        rows.append((name, value, interval, unit, "" if better == "neither" else better))
-    if not rows:
+    if not metrics:
         return
+    rows = [_metric_row(name, metric) for name, metric in metrics.items()]
     titles = ["metric", "value ± error", "95 % interval", "unit", "better"]
-    if console.width < _NARROW:
-        # one line less wide: unit and direction below the name
-        rows = [(f"{n}\n  {u}{', ' + b + ' is better' if b else ''}", v, i) for n, v, i, u, b in rows]
-        titles = titles[:3]
     keep = [column for column in range(len(titles)) if column == 0 or any(row[column] for row in rows)]
+    titles, rows = [titles[column] for column in keep], [[row[column] for column in keep] for row in rows]
+    if sum(_widths(titles, rows)) + _GAP * (len(titles) - 1) > console.width:
+        titles, rows = ["metric", "value ± error, 95 % interval"], [_tall(*item) for item in metrics.items()]
     print_table(
         console,
-        [_encodable(console, titles[column]) for column in keep],
-        [[_encodable(console, row[column]) for column in keep] for row in rows],
+        [_encodable(console, title) for title in titles],
+        [[_encodable(console, cell) for cell in row] for row in rows],
     )
     if analyzer is None or analyzer.table is None:
         _print_labelled(console, metrics)
+
+
+def _metric_row(name: str, metric: Mapping[str, Any]) -> list[str]:
+    better = str(metric.get("better") or "")
+    unit = str(metric.get("unit") or "")
+    return [name, _value(metric), _interval(metric), unit, "" if better == "neither" else better]
+
+
+def _tall(name: str, metric: Mapping[str, Any]) -> list[str]:
+    """A metric in two columns, for where the five do not fit."""
+    _, value, interval, unit, better = _metric_row(name, metric)
+    rest = [part for part in (interval, f"{better} is better" if better else "") if part]
+    return [
+        name,
+        "\n".join(
+            part for part in (f"{value} {'' if unit == '1' else unit}".strip(), ", ".join(rest)) if part
+        ),
+    ]
 
 
 def _print_labelled(console: Console, metrics: Mapping[str, Mapping[str, Any]]) -> None:
@@ -193,12 +210,14 @@ def _print_labelled(console: Console, metrics: Mapping[str, Mapping[str, Any]]) 
 
 def _interval(metric: Mapping[str, Any]) -> str:
     low, high = metric.get("low"), metric.get("high")
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+    if not all(isinstance(end, int | float) and math.isfinite(end) for end in (low, high)):
         return ""
     return f"{format_number(low)} to {format_number(high)}"
 
 
-def _span(metric: Mapping[str, Any]) -> str:
+def _value(metric: Mapping[str, Any]) -> str:
+    if not isinstance(metric.get("value"), list):
+        return format_number(metric.get("value"), metric.get("error"))
     values = [value for value in metric["value"] if value is not None and math.isfinite(value)]
     bad = len(metric["value"]) - len(values)
     kind = "/".join(metric.get("dims", [])) or "values"
@@ -214,8 +233,8 @@ def _remarks(dataset: xarray.Dataset, facts: Mapping[str, Any]) -> list[str]:
         total = dataset["near_kink"].size
         if count:
             lines.append(
-                f"note: {count} of {total} samples lie close to an activation boundary (near_kink); "
-                "rounding may have flipped an activation there."
+                f"note: {count} of {total} samples at an activation boundary to within rounding (near_kink): "
+                "an activation may have flipped there."
             )
     for name, metric in (facts.get("metrics") or {}).items():
         excluded = metric.get("excluded") or 0
@@ -226,6 +245,10 @@ def _remarks(dataset: xarray.Dataset, facts: Mapping[str, Any]) -> list[str]:
             )
     lines += [f"note: {note}" for note in facts.get("notes") or []]
     return lines
+
+
+def _samples(count: int) -> str:
+    return "sample" if count == 1 else "samples"
 
 
 def _say(console: Console, *lines: str, style: str = "") -> None:
@@ -240,6 +263,12 @@ def _encodable(console: Console, text: str) -> str:
 
 def _is_number(text: str) -> bool:
     return not text or text[0].isdigit() or text[0] in "-+.(" or text in ("nan", "inf")
+
+
+def _widths(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Natural width of each column in cells; a cell may have several lines."""
+    columns = [[title, *(row[column] for row in rows)] for column, title in enumerate(titles)]
+    return [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
 
 
 def _blocks(widths: Sequence[int], available: int) -> list[list[int]]:
