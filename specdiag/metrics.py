@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 LEVEL = 0.95
 _BLOCK = 1_000_000
+_NAMED = 10
 _NORMAL_975 = 1.959963984540054
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -80,7 +81,8 @@ def aggregate(values: Any, reduce: Reduce, *, seed: int = 0) -> Metric:
 def summarise(analyzer: Analyzer, dataset: xarray.Dataset, *, seed: int = 0) -> dict[str, dict[str, Any]]:
     """All metrics of an analyzer, in the order declared, as provenance holds them.
 
-    Each is {value, error, low, high, n, excluded, unit, better, doc}; a metric with dimensions has lists
+    Each is {value, error, low, high, n, excluded, unit, better, doc}, with `excluded_samples` (the first ten
+    of them, by coordinate) where there are non-finite values; a metric with dimensions has lists
     instead of numbers, and `dims` and `labels`. `of` with `reduce` aggregates an array over `sample` (or,
     where the array has no samples, over what it has, without error); `of` alone takes the array's values;
     the rest comes from `analyzer.summarise`. A metric whose array is absent, or that `summarise` does not
@@ -128,13 +130,15 @@ def _aggregated(name: str, spec: MetricSpec, array: xarray.DataArray, seed: int)
         return _plain(spec, [Metric(float(value), math.nan, math.nan, math.nan, 1) for value in values])
     if len(over) != 1:
         raise ValueError(f"metric '{name}': array '{spec.of}' needs one dimension to reduce, has {over}")
-    rows = array.transpose(*spec.dims, over[0]).values
+    rows = array.transpose(*spec.dims, over[0]).values.astype(np.float64)
     rows = rows.reshape(-1, rows.shape[-1])
     metrics = [aggregate(row, spec.reduce, seed=seed) for row in rows]
     if over[0] != "sample":
         # layers, ranks and the like are no random sample: a bootstrap over them means nothing
         metrics = [Metric(m.value, math.nan, math.nan, math.nan, m.n, m.excluded) for m in metrics]
-    return _plain(spec, metrics)
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=0))
+    named = {"excluded_samples": array[over[0]].values[broken[:_NAMED]].tolist()} if broken.size else {}
+    return _plain(spec, metrics) | named
 
 
 def _plain(spec: MetricSpec, metrics: list[Metric]) -> dict[str, Any]:

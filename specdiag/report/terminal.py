@@ -240,15 +240,11 @@ def _remarks(dataset: xarray.Dataset, facts: Mapping[str, Any]) -> list[str]:
         excluded = metric.get("excluded") or 0
         count = max(excluded) if isinstance(excluded, list) else excluded
         if count:
-            lines.append(
-                f"warning [non-finite]: {name} leaves out {count} samples whose value is not finite."
-            )
+            named = ", ".join(str(sample) for sample in metric.get("excluded_samples") or [])
+            which = f" (sample {named})" if named else ""
+            lines.append(f"warning [non-finite]: {name} leaves out {count} non-finite values{which}.")
     lines += [f"note: {note}" for note in facts.get("notes") or []]
     return lines
-
-
-def _samples(count: int) -> str:
-    return "sample" if count == 1 else "samples"
 
 
 def _say(console: Console, *lines: str, style: str = "") -> None:
@@ -262,6 +258,8 @@ def _encodable(console: Console, text: str) -> str:
 
 
 def _is_number(text: str) -> bool:
+    if "\n" in text:
+        return False
     return not text or text[0].isdigit() or text[0] in "-+.(" or text in ("nan", "inf")
 
 
