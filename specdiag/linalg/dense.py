@@ -1,0 +1,90 @@
+"""`exact`: every singular value from a dense matrix, through the Gram matrix where that is accurate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from specdiag.errors import NumericalError
+from specdiag.linalg.stencil import Stencil
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PROMISE = 1e-8
+"""Largest error of a singular value, relative to the largest one."""
+
+_RATE = 8.5e9
+"""Side^3 per second of one Gram eigenvalue problem on one core (EPYC Zen 4, OpenBLAS), for estimates."""
+
+
+def cost(stencil: Stencil) -> tuple[int, float]:
+    """(bytes, seconds) that `singular_values` needs, roughly, on one core."""
+    sides = [(min(part.shape) // part.groups, part.groups) for part, _ in stencil.split()]
+    largest = max((side for side, _ in sides), default=0)
+    return 24 * largest**2, sum(groups * side**3 for side, groups in sides) / _RATE
+
+
+def singular_values(stencil: Stencil, memory: float | None = None) -> Array:
+    """All min(m, n) singular values in falling order, each to 1e-8 of the largest.
+
+    Raises NumericalError with the bytes and the time where `memory` bytes are not enough.
+    """
+    size, seconds = cost(stencil)
+    if memory is not None and size > memory:
+        raise NumericalError(
+            f"All {stencil.count} singular values need {size / 1e9:.1f} GB and about {seconds:.0f} s.",
+            "Choose another method, or allow more memory.",
+        )
+    found = []
+    for part, copies in stencil.split():
+        for group in range(part.groups):
+            found.append(np.repeat(of_matrix(part.sparse(group)), copies))
+    values = np.concatenate([*found, np.zeros(stencil.count - sum(map(len, found)))])
+    return np.sort(values)[::-1]
+
+
+def of_matrix(matrix: Any) -> Array:
+    """All min(m, n) singular values of a dense or sparse matrix, falling, each to 1e-8 of the largest.
+
+    Gram eigenvalues first (several times faster than a dense SVD); their error grows as 1/sigma, so where the
+    smallest one is too small for it, the small end is computed again from the matrix itself.
+    """
+    sparse = scipy.sparse.issparse(matrix)
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    gram = matrix.T @ matrix
+    gram = gram.toarray() if sparse else gram
+    side = gram.shape[0]
+    if side == 0:
+        return np.zeros(0)
+    values, _, info = scipy.linalg.lapack.dsyevd(np.asfortranarray(gram), compute_v=0, lower=1, overwrite_a=1)
+    if info != 0:
+        raise NumericalError(
+            "The eigenvalues of a Gram matrix did not converge.", "Check the weights for huge values."
+        )
+    largest = float(values[-1])
+    sigma = np.sqrt(np.maximum(values, 0.0))
+    doubtful = int(np.count_nonzero(sigma < gram_limit(side, PROMISE / 4) * np.sqrt(largest)))
+    if doubtful == 0:
+        return np.asarray(sigma[::-1])
+    dense = matrix.toarray() if sparse else matrix
+    if side <= 512 or doubtful > side // 8:
+        return np.asarray(scipy.linalg.svdvals(dense, check_finite=False))
+    gram = matrix.T @ matrix
+    gram = gram.toarray() if sparse else gram
+    _, vectors = scipy.linalg.eigh(
+        gram, subset_by_index=[0, doubtful - 1], overwrite_a=True, check_finite=False
+    )
+    sigma[:doubtful] = np.sort(scipy.linalg.svdvals(matrix @ vectors, check_finite=False))
+    return np.sort(sigma)[::-1]
+
+
+def gram_limit(side: int, tolerance: float) -> float:
+    """Ratio sigma / sigma_max below which sqrt(eig(A^T A)) may be off by more than `tolerance` * sigma_max.
+
+    From |d lambda| <= 4 sqrt(side) eps lambda_max and d sigma = d lambda / (2 sigma).
+    """
+    return float(2 * np.sqrt(side) * np.finfo(np.float64).eps / tolerance)

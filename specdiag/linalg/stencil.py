@@ -1,0 +1,151 @@
+"""A convolution as a regular pattern of numbers: what its spectrum is computed from.
+
+Per axis, output y reads the inputs stride * y + dilation * a - offset, a = 0 .. taps - 1; inputs outside the
+range are zero, or wrap around where the stencil is circular.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis: how many inputs, outputs and taps; stride, dilation, offset (low padding)."""
+
+    inputs: int
+    outputs: int
+    taps: int
+    stride: int = 1
+    dilation: int = 1
+    offset: int = 0
+
+    def reads(self, tap: int, wrap: bool) -> tuple[Array, Array]:
+        """(outputs, inputs): the input each output reads through `tap`; outputs that read zero left out."""
+        output = np.arange(self.outputs)
+        source = output * self.stride + tap * self.dilation - self.offset
+        if wrap:
+            return output, source % self.inputs
+        inside = (source >= 0) & (source < self.inputs)
+        return output[inside], source[inside]
+
+    def split(self) -> list[tuple[Axis, int]]:
+        """Undilated axes, and how often each occurs, that the axis falls apart into.
+
+        A stride and a dilation with a common divisor g meet one input in g; a dilation d, coprime to the
+        stride then, leaves d interleaved problems that share neither input nor output.
+        """
+        axis = self if self.taps > 1 else replace(self, dilation=self.stride)
+        common = gcd(axis.stride, axis.dilation)
+        if common > 1:
+            rest = -axis.offset % common
+            axis = Axis(
+                len(range(rest, axis.inputs, common)),
+                axis.outputs,
+                axis.taps,
+                axis.stride // common,
+                axis.dilation // common,
+                (axis.offset + rest) // common,
+            )
+        if axis.dilation == 1:
+            return [(axis, 1)]
+        parts: dict[Axis, int] = {}
+        for first in range(min(axis.dilation, axis.outputs)):
+            start = first * axis.stride - axis.offset
+            rest = start % axis.dilation
+            part = Axis(
+                len(range(rest, axis.inputs, axis.dilation)),
+                len(range(first, axis.outputs, axis.dilation)),
+                axis.taps,
+                axis.stride,
+                1,
+                -(start // axis.dilation),
+            )
+            parts[part] = parts.get(part, 0) + 1
+        return list(parts.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Stencil:
+    """kernel: (G, C_out / G, C_in / G, *taps) float64, one block per group; axes: one per spatial axis."""
+
+    kernel: Array
+    axes: tuple[Axis, ...]
+    circular: bool = False
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return int(self.kernel.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the whole operator, all groups."""
+        outputs, inputs = prod(axis.outputs for axis in self.axes), prod(axis.inputs for axis in self.axes)
+        return self.groups * self.kernel.shape[1] * outputs, self.groups * self.kernel.shape[2] * inputs
+
+    @property
+    def count(self) -> int:
+        """Number of singular values, min(m, n)."""
+        return min(self.shape)
+
+    @cached_property
+    def squares(self) -> float:
+        """Sum of the squared singular values, exact: each tap's squared norm times its number of uses."""
+        used = [
+            np.array([len(axis.reads(tap, self.circular)[0]) for tap in range(axis.taps)], float)
+            for axis in self.axes
+        ]
+        total = (self.kernel**2).sum((0, 1, 2))
+        if self.circular and any((axis.taps - 1) * axis.dilation >= axis.inputs for axis in self.axes):
+            # taps that meet the same input add up before they are squared
+            return float(sum((self.sparse(group).data ** 2).sum() for group in range(self.groups)))
+        for weights in reversed(used):
+            total = total @ weights
+        return float(total)
+
+    def sparse(self, group: int = 0) -> Any:
+        """One group's operator as a scipy CSR matrix, (m / G, n / G), rows (channel, *output position)."""
+        outputs, inputs = [axis.outputs for axis in self.axes], [axis.inputs for axis in self.axes]
+        cells_out, cells_in = prod(outputs), prod(inputs)
+        kernel = self.kernel[group]
+        rows, columns, values = [], [], []
+        channel_out, channel_in = np.indices(kernel.shape[:2])
+        for tap in product(*(range(axis.taps) for axis in self.axes)):
+            pairs = [axis.reads(entry, self.circular) for axis, entry in zip(self.axes, tap, strict=True)]
+            target = np.ravel_multi_index(
+                np.meshgrid(*(pair[0] for pair in pairs), indexing="ij"), outputs
+            ).ravel()
+            source = np.ravel_multi_index(
+                np.meshgrid(*(pair[1] for pair in pairs), indexing="ij"), inputs
+            ).ravel()
+            rows.append((channel_out.reshape(-1, 1) * cells_out + target).ravel())
+            columns.append((channel_in.reshape(-1, 1) * cells_in + source).ravel())
+            values.append(np.repeat(kernel[(slice(None), slice(None), *tap)].ravel(), target.size))
+        shape = (kernel.shape[0] * cells_out, kernel.shape[1] * cells_in)
+        place = (np.concatenate(rows), np.concatenate(columns))
+        return scipy.sparse.csr_matrix((np.concatenate(values), place), shape=shape)
+
+    def split(self) -> list[tuple[Stencil, int]]:
+        """Independent undilated stencils and how often each occurs.
+
+        The union of their singular values, filled up with zeros to `count`, is the stencil's spectrum. A
+        circular stencil is returned as it is.
+        """
+        if self.circular:
+            return [(self, 1)]
+        parts = []
+        for choice in product(*(axis.split() for axis in self.axes)):
+            axes = tuple(axis for axis, _ in choice)
+            if all(axis.inputs > 0 and axis.outputs > 0 for axis in axes):
+                parts.append((Stencil(self.kernel, axes), prod(copies for _, copies in choice)))
+        return parts
