@@ -1,0 +1,1 @@
+"""From bytes to weights, from a name to a network, from a data spec to samples. Nothing in a file is ever executed."""

@@ -1,0 +1,142 @@
+"""Compare the names and shapes of weights with those of a network, and load them: strictly, or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from specdiag.errors import ArchitectureError
+
+Shapes = dict[str, tuple[int, ...]]
+COUNTER = "num_batches_tracked"
+OUTER = ("model", "net", "backbone", "encoder", "network", "module")
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many of the network's tensors were loaded, and which prefixes had to go for that."""
+
+    matched: int
+    total: int
+    stripped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.matched}/{self.total} tensors matched"
+
+
+class _OnMeta(TorchFunctionMode):
+    """Parameters come from torch.empty: on the meta device they cost neither memory nor initialisation.
+
+    `torch.device("meta")` would do it for every tensor, and then networks that compute their layout with tensors
+    (torchvision's RegNet) cannot be built.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def skeleton(make: Callable[[], nn.Module]) -> Shapes:
+    """Names and shapes of the tensors of a network, built without memory for its weights."""
+    with torch.random.fork_rng(devices=[]), _OnMeta():
+        return shapes_of(make().state_dict())
+
+
+def shapes_of(tensors: Mapping[str, Any]) -> Shapes:
+    """Name to shape, for everything that has a shape."""
+    return {name: tuple(value.shape) for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+
+
+def fits(network: Shapes, weights: Shapes) -> bool:
+    """Whether all names and shapes are equal; BatchNorm's counters may be absent."""
+    return _without_counters(network) == _without_counters(weights) and not any(
+        name not in network for name in weights
+    )
+
+
+def variants(names: list[str], wanted: set[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """({name in the file: name in the network}, prefixes taken off), as the names are unless stripping makes them match."""
+    plain = {name: name for name in names}
+    if _same(plain.values(), wanted):
+        return plain, ()
+    # DataParallel around a part of the network: features.module.0.weight
+    inner = {name: re.sub(r"(?<=\.)module\.", "", name) for name in names}
+    if _same(inner.values(), wanted):
+        return inner, ("module.",)
+    current, stripped = plain, []
+    while True:
+        heads = {name.split(".", 1)[0] for name in current.values()}
+        head = next(iter(heads)) if len(heads) == 1 else ""
+        if head not in OUTER or any("." not in name for name in current.values()):
+            return plain, ()
+        stripped.append(head + ".")
+        current = {name: short.split(".", 1)[1] for name, short in current.items()}
+        if _same(current.values(), wanted):
+            return current, tuple(stripped)
+
+
+def differences(network: Shapes, weights: Shapes) -> list[str]:
+    """One phrase for each tensor that is missing, unexpected or of another shape."""
+    lines = []
+    for name, shape in network.items():
+        if name in weights and weights[name] != shape:
+            lines.append(f"{name} (file {_text(weights[name])}, network {_text(shape)})")
+    lines += [
+        f"{name} (missing in the file)"
+        for name in network
+        if name not in weights and not name.endswith(COUNTER)
+    ]
+    lines += [f"{name} (not in the network)" for name in weights if name not in network]
+    return lines
+
+
+def load(
+    network: nn.Module | Shapes, tensors: Mapping[str, torch.Tensor], label: str, dry: bool = False
+) -> Coverage:
+    """Compare, then copy the weights into the network (not with `dry`, where shapes stand for the network).
+
+    Raises ArchitectureError that lists at most five differing tensors.
+    """
+    frame = network if isinstance(network, dict) else shapes_of(network.state_dict())
+    renamed, stripped = variants(list(tensors), set(frame))
+    weights = {renamed[name]: tensor for name, tensor in tensors.items()}
+    lines = differences(frame, shapes_of(weights))
+    if lines:
+        total = len(_without_counters(frame))
+        fit = total - sum(1 for line in lines if not line.endswith("(not in the network)"))
+        shown = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+        what = f"The weights do not fit {label}: {fit}/{total} tensors matched, {len(lines)} differ: {shown}."
+        raise ArchitectureError(
+            what, "Choose another --arch or --arch-arg; `specdiag inspect` lists what matches."
+        )
+    needed = [name for name in frame if name in weights or not name.endswith(COUNTER)]
+    if not dry and isinstance(network, nn.Module):
+        network.load_state_dict(weights, strict=False)
+    return Coverage(len(needed), len(needed), stripped)
+
+
+def _same(names: Any, wanted: set[str]) -> bool:
+    have = list(names)
+    plain = {name for name in have if not name.endswith(COUNTER)}
+    return (
+        len(set(have)) == len(have)
+        and set(have) <= wanted
+        and plain == {name for name in wanted if not name.endswith(COUNTER)}
+    )
+
+
+def _without_counters(shapes: Shapes) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape) or "scalar"

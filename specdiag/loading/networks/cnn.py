@@ -1,0 +1,67 @@
+"""Plain convolutional networks with BatchNorm, ReLU and max-pooling.
+
+`cnn7` is the network family of roth2020, A.4 (seven convolutional layers for 32x32 images); `cnn4` is its
+little sister for images of 8x8 to 28x28. Inputs (N, channels, size, size); outputs (N, classes).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from specdiag.errors import ArchitectureError
+
+
+class Cnn7(nn.Module):
+    """Convolutions w, w, pool, 2w, 2w, pool, 4w, 4w, pool, 8w (no padding), pool, linear; each 3x3, BatchNorm, ReLU."""
+
+    def __init__(self, width: int = 32, classes: int = 10, channels: int = 3, size: int = 32) -> None:
+        super().__init__()
+        side = (size // 8 - 2) // 2
+        if side < 1:
+            what = f"cnn7 needs images of at least 32x32, not size={size}."
+            raise ArchitectureError(what, "Use cnn4 for smaller images.")
+        widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width]
+        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            padding = 0 if number == 7 else 1
+            self.add_module(f"conv{number}", nn.Conv2d(inner, outer, 3, padding=padding, bias=False))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(outer))
+        self.linear = nn.Linear(8 * width * side * side, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, channels, size, size)."""
+        for number in range(1, 8):
+            conv, bn = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
+            x = F.relu(bn(conv(x)))
+            if number in (2, 4, 6, 7):
+                x = F.max_pool2d(x, 2)
+        logits: torch.Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+class Cnn4(nn.Module):
+    """Convolutions w, w, pool, 2w, 2w, pool, linear; each 3x3 with padding 1, BatchNorm, ReLU."""
+
+    def __init__(self, width: int = 16, classes: int = 10, channels: int = 1, size: int = 8) -> None:
+        super().__init__()
+        side = size // 4
+        if side < 1:
+            raise ArchitectureError(
+                f"cnn4 needs images of at least 4x4, not size={size}.", "Pass a larger size."
+            )
+        widths = [channels, width, width, 2 * width, 2 * width]
+        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(inner, outer, 3, padding=1, bias=False))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(outer))
+        self.linear = nn.Linear(2 * width * side * side, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, channels, size, size)."""
+        for number in range(1, 5):
+            conv, bn = getattr(self, f"conv{number}"), getattr(self, f"bn{number}")
+            x = F.relu(bn(conv(x)))
+            if number in (2, 4):
+                x = F.max_pool2d(x, 2)
+        logits: torch.Tensor = self.linear(x.flatten(1))
+        return logits

@@ -1,0 +1,40 @@
+"""Fully connected networks with ReLU between the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from specdiag.errors import ArchitectureError
+
+
+class Mlp(nn.Module):
+    """Layers of the given sizes, inputs first and classes last; two sizes give a linear map.
+
+    Inputs (N, sizes[0]), or anything that flattens to it; outputs (N, sizes[-1]).
+    """
+
+    def __init__(self, sizes: Sequence[int] = (64, 128, 10), bias: bool = True) -> None:
+        super().__init__()
+        if (
+            isinstance(sizes, str)
+            or len(sizes) < 2
+            or any(isinstance(n, bool) or not isinstance(n, int) for n in sizes)
+        ):
+            raise ArchitectureError(
+                f"sizes={sizes!r} is no list of layer sizes.", "Pass e.g. sizes=[64,128,10]."
+            )
+        pairs = list(zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(inner, outer, bias=bias) for inner, outer in pairs[:-1])
+        self.linear = nn.Linear(*pairs[-1], bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, sizes[-1])."""
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        logits: torch.Tensor = self.linear(x)
+        return logits
