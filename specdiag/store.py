@@ -16,6 +16,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -210,32 +211,28 @@ def result_paths(checkpoints: Sequence[Path], out: Path) -> dict[Path, Path]:
     (`runs/a/best.pt` and `runs/b/best.pt`: `a-best.h5` and `b-best.h5`); where only the suffix differs, it
     is kept.
     """
-    unique = list(dict.fromkeys(Path(checkpoint) for checkpoint in checkpoints))
-    resolved = {path: path.resolve() for path in unique}
-    depth = dict.fromkeys(resolved.values(), 0)
+    resolved = {path: path.resolve() for path in map(Path, checkpoints)}
+    siblings = Counter((path.parent, path.stem.casefold()) for path in set(resolved.values()))
+    parts = {}
+    for path in resolved.values():
+        alone = siblings[path.parent, path.stem.casefold()] == 1
+        parts[path] = (*path.parts[1:-1], path.stem if alone else path.name)
+    depth = dict.fromkeys(parts, 1)
     while True:
-        owners: dict[str, set[Path]] = {}
-        for path, level in depth.items():
-            owners.setdefault(_candidate(path, level).casefold(), set()).add(path)
-        clashing = {path for paths in owners.values() if len(paths) > 1 for path in paths}
-        if not clashing:
-            return {
-                path: Path(out) / f"{_candidate(real, depth[real])}.h5" for path, real in resolved.items()
-            }
-        for path in clashing:
-            depth[path] += 1
-            if depth[path] > 2 * len(path.parts):
-                raise ResultsError(f"No distinct results name for {path}.", "Rename the checkpoint.")
-
-
-def _candidate(path: Path, level: int) -> str:
-    # files that differ by suffix alone are told apart by it: no parent path ever would
-    folders = path.parts[1:-1]
-    if level > len(folders):
-        level, name = level - len(folders) - 1, path.name
-    else:
-        name = path.stem
-    return "-".join((*folders[len(folders) - level :], name))
+        named = {path: "-".join(parts[path][-depth[path] :]) for path in parts}
+        owners: dict[str, list[Path]] = {}
+        for path, name in named.items():
+            owners.setdefault(name.casefold(), []).append(path)
+        clashes = [paths for paths in owners.values() if len(paths) > 1]
+        if not clashes:
+            return {path: Path(out) / f"{named[real]}.h5" for path, real in resolved.items()}
+        for paths in clashes:
+            longer = [path for path in paths if depth[path] < len(parts[path])]
+            if not longer:
+                raise ResultsError(f"No distinct results name for {paths[0]}.", "Rename the checkpoint.")
+            # `a/best.pt` beside `a-best.pt`: the one that has a parent path already gets more of it
+            deepest = max(depth[path] for path in longer)
+            depth |= {path: deepest + 1 for path in longer if depth[path] == deepest}
 
 
 def _name(path: Path) -> str:
