@@ -5,6 +5,9 @@ One root, so that one place (`specdiag.cli.main`) turns an error into one line a
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class SpecdiagError(Exception):
     """Root of all explained errors.
@@ -72,3 +75,9 @@ class NothingAnalysed(SpecdiagError):
     """The run ended without a single analysed sample or layer."""
 
     exit_code = 5
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """'Did you mean ...?' with the nearest names, or the list of all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."

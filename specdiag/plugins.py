@@ -6,13 +6,12 @@ plugin `pgd-l2`. Listing imports nothing, so that `specdiag --help` stays fast.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from specdiag.errors import UsageError
+from specdiag.errors import UsageError, suggest
 
 PACKAGE = Path(__file__).parent
 KINDS = {"analyzer": ("analyzers", "ANALYZER"), "attack": ("attacks", "ATTACK"), "training": ("training", "METHOD")}
@@ -35,8 +34,3 @@ def load(kind: str, name: str) -> Any:
     module = importlib.import_module(f"specdiag.{folder}.{name.replace('-', '_')}")
     return getattr(module, constant)
 
-
-def suggest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """'Did you mean ...?' with the nearest names, or the list of all of them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."

@@ -7,7 +7,8 @@ Philox with key = SHA-256(seed, purpose) and counter = sample index, in float64,
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,8 @@ class Batch:
 
     x: (N, *input shape), in the space of the data set; y: (N,) int64 labels, or None without labels;
     index: (N,) int64 index of each sample in its split; split: `train` or `test`; draws: the run's random
-    numbers.
+    numbers; facts: figures of the whole run's data that options depend on (`mean_norm`, `median_norm`: of ||x||_2 over
+    all chosen samples; `low`, `high`: the range of the data).
     """
 
     x: torch.Tensor
@@ -61,6 +63,7 @@ class Batch:
     index: np.ndarray[Any, np.dtype[np.int64]]
     split: str
     draws: Draws
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.x.shape[0])

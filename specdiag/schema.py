@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from specdiag.errors import UsageError
-from specdiag.plugins import suggest
+from specdiag.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import xarray
@@ -48,12 +47,19 @@ def option(
 
 
 class AttackSpec(str):
-    """The type of an analyzer's `attack` option: the name of one attack.
+    """The type of an analyzer's `attack` option: the name of one attack, with the values of its own options.
 
-    The framework adds the options of all attacks to an analyzer that has such a field (DECISIONS 12).
+    The framework adds the options of all attacks to an analyzer that has such a field and puts their values
+    here, so that `specdiag.options.build_attack(options.attack)` gives the attack ready to run.
     """
 
-    __slots__ = ()
+    values: Mapping[str, Any]
+
+    def __new__(cls, name: str, values: Mapping[str, Any] | None = None) -> AttackSpec:
+        """The name, as text, and the options given for it."""
+        spec = super().__new__(cls, name)
+        spec.values = dict(values or {})
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,32 @@ class MetricSpec:
     of: str | None = None
     reduce: Reduce | None = None
     dims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """Everything the framework knows of an attack.
+
+    options: a frozen dataclass whose fields are the attack's options and whose method
+    `perturb(model, batch) -> perturbed x` runs it (torch is imported inside). norm: of its eps ball, or None where the
+    attack has no eps.
+    """
+
+    name: str
+    summary: str
+    source: str
+    options: type
+    norm: Literal["l2", "linf"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMethod:
+    """Everything the framework knows of a training method: a frozen options dataclass whose methods the loop calls."""
+
+    name: str
+    summary: str
+    source: str
+    options: type
 
 
 Arrays = dict[str, Any]
@@ -183,6 +215,8 @@ def as_json(value: Any) -> Any:
     """An option value as JSON can hold it (paths as text, tuples as lists)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: as_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, AttackSpec):
+        return {"name": str(value), **{key: as_json(entry) for key, entry in value.values.items()}}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
@@ -274,7 +308,7 @@ def _convert_scalar(kind: Any, value: Any) -> Any:
         return Path(value)
     if not isinstance(value, str):
         raise ValueError(f"'{value}' is not text.")
-    return kind(value)
+    return value if isinstance(value, kind) else kind(value)
 
 
 def _number(value: Any) -> float:

@@ -1,0 +1,1 @@
+"""One file per analyzer; each exports ANALYZER. Found by listing this folder."""

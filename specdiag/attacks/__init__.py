@@ -1,0 +1,1 @@
+"""One file per attack; each exports ATTACK. Found by listing this folder."""

@@ -1,0 +1,1 @@
+"""One file per training method; each exports METHOD. Found by listing this folder."""
