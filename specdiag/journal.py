@@ -60,11 +60,15 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self._stored()
             if known is None:
-                text = json.dumps({"settings_hash": settings_hash, "settings": dict(settings)}, indent=1)
+                text = json.dumps(
+                    {"settings_hash": settings_hash, "settings": dict(settings)}, indent=1, default=str
+                )
                 self._place(self.folder / _SETTINGS, text.encode())
             self._drop_stale()
         if known is not None and known["settings_hash"] != settings_hash:
-            changed = "; ".join(differences(known["settings"], json.loads(json.dumps(dict(settings)))))
+            changed = "; ".join(
+                differences(known["settings"], json.loads(json.dumps(dict(settings), default=str)))
+            )
             raise ResultsError(
                 f"{self.folder} holds an unfinished run with other settings: {changed or 'not named'}.",
                 "Use the old settings to continue it, --overwrite to discard it, or another --out.",
