@@ -23,7 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 TOLERANCE = 1e-6
 """Largest relative error of each singular value (beside 1e-12 of the largest one)."""
 
-_CHUNK = 3 << 20  # bytes
+_CHUNK = 3 << 20  # bytes per piece of work
+_SLAB = 256 << 20  # bytes of Gram symbols held at once
 _WORTH_THREADS = 20_000_000  # frequencies times cubed rank
 
 
@@ -75,24 +76,23 @@ def by_frequency(stencil: Stencil, workers: int | None = None) -> tuple[Array, A
         index, copies = index[:1], np.array([prod(grid)])
     groups, *block = parts.taps.shape[1:]
     rank = min(block)
-    step = max(1, _CHUNK // (16 * groups * rank**2))
+    step = _CHUNK // (16 * groups * rank**2)
     if len(index) * groups * rank**3 < _WORTH_THREADS:
         workers = 1
-    chunks = [index[start : start + step] for start in range(0, len(index), step)]
     if rank == 1:
-        norms = threads.each(lambda part: _norms(symbol(parts, part, grid)), chunks, workers)
+        pieces = _pieces(len(index), step)
+        norms = threads.each(lambda part: _norms(symbol(parts, index[part], grid)), pieces, workers)
         return np.concatenate(norms), copies
     shifts, squares = _autocorrelation(parts, workers)
-    found = threads.each(lambda part: _gram_eigenvalues(shifts, squares, part, grid), chunks, workers)
-    eigenvalues = np.concatenate(found)
+    eigenvalues = _gram_eigenvalues(shifts, squares, index, grid, workers)
     values = np.sqrt(np.maximum(eigenvalues, 0.0))
     # an eigenvalue's error is that of the sum over taps: relative to the largest of all frequencies
     floor = 4 * np.sqrt(rank) * np.finfo(np.float64).eps / (2 * TOLERANCE) * eigenvalues.max()
     redo = np.flatnonzero((eigenvalues[..., 0] < floor).any(1))
-    pieces = [redo[start : start + step] for start in range(0, len(redo), step)]
-    again = threads.each(lambda part: _svd(symbol(parts, index[part], grid)), pieces, workers)
+    pieces = _pieces(len(redo), step)
+    again = threads.each(lambda part: _svd(symbol(parts, index[redo[part]], grid)), pieces, workers)
     for piece, exact in zip(pieces, again, strict=True):
-        values[piece] = exact
+        values[redo[piece]] = exact
     return values, copies
 
 
@@ -116,17 +116,37 @@ def _autocorrelation(parts: Polyphase, workers: int | None) -> tuple[Array, Arra
     return np.array(list(pairs), int), np.stack(threads.each(total, pairs.values(), workers))
 
 
-def _gram_eigenvalues(shifts: Array, squares: Array, index: Array, grid: tuple[int, ...]) -> Array:
-    phase = angles(index, shifts, grid)
+def _gram_eigenvalues(
+    shifts: Array, squares: Array, index: Array, grid: tuple[int, ...], workers: int | None
+) -> Array:
     # both shifts of a pair at once: M e^{ia} + M^T e^{-ia} = (M + M^T) cos a + i (M - M^T) sin a
-    paired = np.asarray(shifts.any(axis=1))
     turned = squares.swapaxes(2, 3)
-    even = np.where(paired.reshape(-1, 1, 1, 1), squares + turned, squares).reshape(len(shifts), -1)
+    even = np.where(shifts.any(axis=1).reshape(-1, 1, 1, 1), squares + turned, squares).reshape(
+        len(shifts), -1
+    )
     odd = (squares - turned).reshape(len(shifts), -1)
-    gram = np.empty((len(index), squares[0].size), complex)
-    gram.real = np.cos(phase) @ even
-    gram.imag = np.sin(phase) @ odd
-    return np.linalg.eigvalsh(gram.reshape(len(index), *squares.shape[1:]))
+    size = even.shape[1]
+    found = []
+    for slab in _pieces(len(index), _SLAB // (16 * size)):
+        phase = angles(index[slab], shifts, grid)
+        cosine, sine = np.cos(phase), np.sin(phase)
+        gram = np.empty((len(phase), size), complex)
+
+        # entries first, over all frequencies, then frequencies: each pass reads its matrices once
+        def fill(part: slice, gram: Array = gram, cosine: Array = cosine, sine: Array = sine) -> None:
+            gram[:, part].real = cosine @ even[:, part]
+            gram[:, part].imag = sine @ odd[:, part]
+
+        def solve(part: slice, gram: Array = gram) -> Array:
+            return np.asarray(np.linalg.eigvalsh(gram[part].reshape(-1, *squares.shape[1:])))
+
+        threads.each(fill, _pieces(size, _CHUNK // (16 * len(phase))), workers)
+        found += threads.each(solve, _pieces(len(phase), _CHUNK // (16 * size)), workers)
+    return np.concatenate(found)
+
+
+def _pieces(total: int, step: int) -> list[slice]:
+    return [slice(start, start + max(1, step)) for start in range(0, total, max(1, step))]
 
 
 def _svd(blocks: Array) -> Array:
