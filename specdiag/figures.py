@@ -169,9 +169,10 @@ def log_axis(ax: Axes, axis: Literal["x", "y"]) -> bool:
         which.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
         which.set_minor_locator(NullLocator())
     else:
-        steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 3 else (1.0,)
+        steps = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0) if decades < 3.5 else (1.0,)
         which.set_major_locator(LogLocator(subs=steps, numticks=7))
-        which.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=99))
+        minor = LogLocator(subs=tuple(range(2, 10)), numticks=99) if decades < 6 else NullLocator()
+        which.set_minor_locator(minor)
     return True
 
 
@@ -212,7 +213,7 @@ def _tick(value: float, plain: bool) -> str:
     if plain:
         return f"{value:.6g}"
     power = f"10^{{{exponent}}}"
-    return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.3g}\cdot {power}$"
+    return f"${power}$" if abs(mantissa - 1) < 1e-6 else rf"${mantissa:.6g}\cdot {power}$"
 
 
 def _freeze_layout(figure: Figure) -> None:
