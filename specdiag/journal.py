@@ -32,13 +32,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Which settings differ, as lines `options.method: autograd -> regression`, in the order of the keys."""
+    """Which settings differ, as lines `options.method: autograd -> regression`, in the order of the keys.
+
+    Compared as JSON, as their hash is: a tuple equals a list, but 1 is not 1.0.
+    """
     lines = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after or (key in old) != (key in new):
+        elif _text(before) != _text(after) or (key in old) != (key in new):
             left = _show(before) if key in old else "absent"
             right = _show(after) if key in new else "absent"
             lines.append(f"{prefix}{key}: {left} -> {right}")
@@ -172,7 +175,11 @@ def discard(folder: Path) -> None:
 
 
 def _show(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 @contextmanager

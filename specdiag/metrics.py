@@ -151,7 +151,8 @@ def _plain(spec: MetricSpec, metrics: list[Metric]) -> dict[str, Any]:
 def _given(value: Any, error: Any, n: int | None) -> dict[str, Any]:
     values, errors = np.broadcast_arrays(np.asarray(value, np.float64), np.asarray(error, np.float64))
     half = _NORMAL_975 * errors
-    numbers = {"value": values, "error": errors, "low": values - half, "high": values + half}
+    with np.errstate(invalid="ignore"):
+        numbers = {"value": values, "error": errors, "low": values - half, "high": values + half}
     return {key: array.tolist() for key, array in numbers.items()} | {"n": n, "excluded": 0}
 
 

@@ -73,6 +73,8 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
 def test_differences() -> None:
     assert differences({"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [1], "d": 2}}) == []
     assert differences({"b": {"d": 2, "e": "x"}}, {"b": {"d": 3, "e": "y"}}) == ["b.d: 2 -> 3", "b.e: x -> y"]
+    assert differences({"a": [1, 2]}, {"a": (1, 2)}) == []
+    assert differences({"a": 1}, {"a": 1.0}) == ["a: 1 -> 1.0"]
     assert differences({"a": None}, {}) == ["a: null -> absent"]
     assert differences({"a": {"b": 1}}, {"a": 1}) == ['a: {"b": 1} -> 1']
 

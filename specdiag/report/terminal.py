@@ -107,12 +107,15 @@ def format_number(value: float | int | None, error: float | None = None) -> str:
         return _significant(value, 4)
     if error == 0:
         return f"{_significant(value, 4)} ± 0"
+    if abs(error) < 1e-6 * abs(value):
+        return f"{_significant(value, 7)} ± {error:.1g}"
     largest = max(abs(value), abs(error))
     power = math.floor(math.log10(largest))
     scale = power if power >= 6 or power < -4 else 0
     value, error = value / 10.0**scale, error / 10.0**scale
     digits = max(0, 1 - math.floor(math.log10(abs(error))))
-    text = f"{value:.{digits}f} ± {error:.{digits}f}"
+    # adding zero turns -0.0 into 0.0
+    text = f"{round(value, digits) + 0.0:.{digits}f} ± {error:.{digits}f}"
     return f"({text})e{scale:+03d}" if scale else text
 
 
@@ -227,23 +230,31 @@ def _value(metric: Mapping[str, Any]) -> str:
 
 def _remarks(dataset: xarray.Dataset, facts: Mapping[str, Any]) -> list[str]:
     warnings: list[Mapping[str, Any]] = facts.get("warnings") or []
-    lines = [f"warning [{warning['id']}]: {warning['text']}" for warning in warnings]
-    if "near_kink" in dataset and not any(warning["id"] == "near-kink" for warning in warnings):
+    lines = [f"warning {warning['id']}: {warning['text']}" for warning in warnings]
+    said = " ".join(lines)
+    if "near_kink" in dataset and "near_kink" not in said:
         count = int((dataset["near_kink"] > 0).sum())
-        total = dataset["near_kink"].size
         if count:
+            of = dataset["near_kink"].size
             lines.append(
-                f"note: {count} of {total} samples at an activation boundary to within rounding (near_kink): "
-                "an activation may have flipped there."
+                f"note: {count} of {of} samples are within rounding of an activation boundary (near_kink)."
             )
-    for name, metric in (facts.get("metrics") or {}).items():
+    if "left out" not in said:
+        lines += _left_out(facts.get("metrics") or {})
+    return lines + [f"note: {note}" for note in facts.get("notes") or []]
+
+
+def _left_out(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for name, metric in metrics.items():
         excluded = metric.get("excluded") or 0
         count = max(excluded) if isinstance(excluded, list) else excluded
         if count:
             named = ", ".join(str(sample) for sample in metric.get("excluded_samples") or [])
-            which = f" (sample {named})" if named else ""
-            lines.append(f"warning [non-finite]: {name} leaves out {count} non-finite values{which}.")
-    lines += [f"note: {note}" for note in facts.get("notes") or []]
+            lines.append(
+                f"note: {count} non-finite values are left out of {name}"
+                + (f" (sample {named})." if named else ".")
+            )
     return lines
 
 
