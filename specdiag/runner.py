@@ -23,7 +23,7 @@ from specdiag.schema import Analyzer
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
 LARGEST_CHUNK = 64
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**29
 
 
 class Keeper(Protocol):
@@ -80,7 +80,7 @@ class Task:
 
 
 def chunk_size(model: Model, analyzer: Analyzer, options: Any, asked: int | None = None) -> int:
-    """Samples per chunk: a multiple of 8 up to 64 whose activations and arrays stay near 256 MB.
+    """Samples per chunk: a multiple of 8 up to 64 whose activations and arrays stay near 512 MB.
 
     `asked` is rounded up to a multiple of 8. A network so large that even 8 samples are far beyond goes one by one.
     Depends on shapes and options only, never on free memory or the number of samples.
@@ -113,7 +113,9 @@ def data_facts(model: Model, data: Data) -> dict[str, float]:
     }
 
 
-def run_samples(task: Task, keeper: Keeper, progress: Progress | None = None, only: Sequence[int] | None = None) -> None:
+def run_samples(
+    task: Task, keeper: Keeper, progress: Progress | None = None, only: Sequence[int] | None = None
+) -> None:
     """Compute the chunks that `keeper` does not hold yet (those in `only`, where given)."""
     facts = data_facts(task.model, task.data)
     done = set(keeper.finished())
@@ -156,7 +158,9 @@ def compute_chunk(task: Task, number: int, facts: Mapping[str, float]) -> dict[s
     return arrays
 
 
-def make_batch(model: Model, data: Data, start: int, stop: int, seed: int, facts: Mapping[str, float]) -> Batch:
+def make_batch(
+    model: Model, data: Data, start: int, stop: int, seed: int, facts: Mapping[str, float]
+) -> Batch:
     """Samples start..stop on the model's device, in its dtype, memory format and space."""
     x = model.to_model_space(model.to_input(data.x[start:stop]))
     y = None if data.y is None else torch.from_numpy(data.y[start:stop]).to(model.device)
@@ -185,30 +189,43 @@ def to_dataset(
     for name, array in variables.items():
         spec = analyzer.arrays[name]
         if len(spec.dims) != array.ndim:
-            raise ModelError(f"Array '{name}' of '{analyzer.name}' has {array.ndim} dimensions, not {spec.dims}.")
+            raise ModelError(
+                f"Array '{name}' of '{analyzer.name}' has {array.ndim} dimensions, not {spec.dims}."
+            )
         data_vars[name] = (spec.dims, array, {"units": spec.unit, "long_name": spec.doc})
         for dim, size in zip(spec.dims, array.shape, strict=True):
             if dim == "rank":
-                coords["rank"] = ("rank", np.arange(1, size + 1), {"long_name": "rank, 1 = largest singular value"})
+                coords["rank"] = (
+                    "rank",
+                    np.arange(1, size + 1),
+                    {"long_name": "rank, 1 = largest singular value"},
+                )
     for name, array in coordinates.items():
         coords[name] = (name, array, {"long_name": analyzer.coordinates[name]})
     if index is not None:
-        coords["sample"] = ("sample", np.asarray(index, np.int64), {"long_name": "index of the sample in its split"})
+        coords["sample"] = (
+            "sample",
+            np.asarray(index, np.int64),
+            {"long_name": "index of the sample in its split"},
+        )
     return xarray.Dataset(data_vars, coords)
 
 
-def non_finite(dataset: xarray.Dataset) -> list[str]:
-    """One line per array with NaN or infinite entries: how many samples, and the first of them by index."""
+def non_finite(analyzer: Analyzer, dataset: xarray.Dataset) -> list[str]:
+    """One line per array with NaN (or unexpected infinite) entries: how many samples, and the first by index."""
     lines = []
     for name, array in dataset.data_vars.items():
         if array.dtype.kind != "f" or "sample" not in array.dims:
             continue
         others = [dim for dim in array.dims if dim != "sample"]
-        bad = (~np.isfinite(array)).any(others) if others else ~np.isfinite(array)
+        wrong = np.isnan(array) if analyzer.arrays[str(name)].may_be_infinite else ~np.isfinite(array)
+        bad = wrong.any(others) if others else wrong
         which = dataset["sample"].values[bad.values]
         if len(which):
             listed = ", ".join(str(entry) for entry in which[:5]) + (", ..." if len(which) > 5 else "")
-            lines.append(f"{len(which)} of {len(bad)} samples have NaN or infinite {name} (sample {listed}); left out of the metrics.")
+            lines.append(
+                f"{len(which)} of {len(bad)} samples have NaN or infinite {name} (sample {listed}); left out of the metrics."
+            )
     return lines
 
 

@@ -33,12 +33,16 @@ class Draws:
         counter = np.array([0, 0, 0 if index is None else 1, index or 0], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
-    def normal(self, purpose: str, index: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def normal(
+        self, purpose: str, index: Any, shape: tuple[int, ...]
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Standard normal numbers, float64, (len(index), *shape): row i belongs to sample index[i]."""
         rows = [self.generator(purpose, int(entry)).standard_normal(shape) for entry in index]
         return np.stack(rows) if rows else np.zeros((0, *shape))
 
-    def uniform(self, purpose: str, index: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def uniform(
+        self, purpose: str, index: Any, shape: tuple[int, ...]
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Uniform numbers in [0, 1), float64, (len(index), *shape): row i belongs to sample index[i]."""
         rows = [self.generator(purpose, int(entry)).random(shape) for entry in index]
         return np.stack(rows) if rows else np.zeros((0, *shape))
@@ -55,7 +59,7 @@ class Batch:
     x: (N, *input shape), in the space of the data set; y: (N,) int64 labels, or None without labels;
     index: (N,) int64 index of each sample in its split; split: `train` or `test`; draws: the run's random
     numbers; facts: figures of the whole run's data that options depend on (`mean_norm`, `median_norm`: of ||x||_2 over
-    all chosen samples; `low`, `high`: the range of the data).
+    all chosen samples; `low`, `high`: the range of the data); real: how many samples are not padding.
     """
 
     x: torch.Tensor
@@ -64,9 +68,15 @@ class Batch:
     split: str
     draws: Draws
     facts: Mapping[str, float] = field(default_factory=dict)
+    real: int | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
+
+    @property
+    def count(self) -> int:
+        """Number of samples that are not padding; they come first."""
+        return len(self) if self.real is None else self.real
 
     def padded(self, size: int) -> Batch:
         """The batch with its last sample repeated up to `size` samples (DECISIONS 1)."""
@@ -78,7 +88,7 @@ class Batch:
         x = torch.cat([self.x, self.x[-1:].expand(missing, *self.x.shape[1:])])
         y = None if self.y is None else torch.cat([self.y, self.y[-1:].expand(missing)])
         index = np.concatenate([self.index, np.repeat(self.index[-1:], missing)])
-        return replace(self, x=x, y=y, index=index)
+        return replace(self, x=x, y=y, index=index, real=len(self))
 
 
 def choose(total: int, samples: int, seed: int, split: str = "test") -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -64,11 +64,15 @@ class AttackSpec(str):
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One stored array: its dimension names, unit and meaning. `sample` is always the first of several."""
+    """One stored array: its dimension names, unit and meaning. `sample` is always the first of several.
+
+    may_be_infinite: an infinity is an answer (a condition number), not a failure to be warned of.
+    """
 
     dims: tuple[str, ...]
     unit: str
     doc: str
+    may_be_infinite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,8 @@ class Analyzer:
     plot: (runs: {label: dataset}, figure) -> None, draws one run or several overlaid.
     sentence: (dataset) -> one plain sentence for people on what the numbers mean.
     table: (dataset) -> (column titles, rows) of the table that the terminal shows above the metrics.
-    memory: (options, N, K, D, F) -> bytes needed per sample beside the network's own, or None.
+    checks: (dataset) -> warnings as {"id", "text"}, for results that a reader should distrust.
+    memory: (options, {"K", "D", "F"}) -> values held per sample beside the network's own activations.
     """
 
     name: str
@@ -147,6 +152,7 @@ class Analyzer:
     coordinates: Mapping[str, str] = field(default_factory=dict)
     kind: Kind = "sample"
     needs: tuple[str, ...] = ("test",)
+    checks: Callable[[xarray.Dataset], list[dict[str, str]]] | None = None
     memory: Callable[[Any, Mapping[str, int]], int] | None = None
 
 
@@ -265,7 +271,9 @@ def _convert(kind: Any, value: Any) -> Any:
         entries = value.split(",") if isinstance(value, str) else value
         if not isinstance(entries, list | tuple):
             entries = [entries]
-        return tuple(_convert(arguments[0], entry.strip() if isinstance(entry, str) else entry) for entry in entries)
+        return tuple(
+            _convert(arguments[0], entry.strip() if isinstance(entry, str) else entry) for entry in entries
+        )
     if origin in (types.UnionType, typing.Union):
         return _convert_union(arguments, value)
     return _convert_scalar(kind, value)
@@ -283,8 +291,13 @@ def _convert_union(arguments: tuple[Any, ...], value: Any) -> Any:
             return _convert(kind, value)
         except (ValueError, TypeError) as error:
             problems.append(str(error))
-    raise ValueError(problems[0] if len(problems) == 1 else f"'{value}' is not one of {_describe(arguments[0])}, "
-                     + ", ".join(_describe(kind) for kind in arguments[1:] if kind is not type(None)) + ".")
+    raise ValueError(
+        problems[0]
+        if len(problems) == 1
+        else f"'{value}' is not one of {_describe(arguments[0])}, "
+        + ", ".join(_describe(kind) for kind in arguments[1:] if kind is not type(None))
+        + "."
+    )
 
 
 def _convert_scalar(kind: Any, value: Any) -> Any:

@@ -22,13 +22,16 @@ class Options:
 
     layer: str = option("logits", "What to differentiate: logits, features, or a module path.")
     method: Literal["autograd", "regression", "difference"] = option(
-        "autograd", "Exact backward passes; least squares on perturbed inputs; or one basis vector at a time (unstable)."
+        "autograd",
+        "Exact backward passes; least squares on perturbed inputs; or one basis vector at a time (unstable).",
     )
     activations: Literal["fixed", "free"] = option(
         "fixed", "For regression: nonlinearities fixed as they are at x, or free (black box)."
     )
     perturbations: int | None = option(None, "For regression: how many; default 1.25 (D + 1).", min=2)
-    radius: float | None = option(None, "For regression: norm of a perturbation; default 0.01 median ||x||.", above=0)
+    radius: float | None = option(
+        None, "For regression: norm of a perturbation; default 0.01 median ||x||.", above=0
+    )
 
 
 def compute(model: Model, batch: Batch, options: Options) -> Arrays:
@@ -97,7 +100,9 @@ ANALYZER = Analyzer(
         "r2": ArraySpec(("sample",), "1", "share of the outputs' variance that the fit explains"),
         "error": ArraySpec(("sample",), "1", "||J - J_autograd||_F / ||J_autograd||_F"),
         "frobenius": ArraySpec(("sample",), "output / input", "Frobenius norm"),
-        "near_kink": ArraySpec(("sample",), "1", "activations within rounding of a kink, where dtypes may differ"),
+        "near_kink": ArraySpec(
+            ("sample",), "1", "activations within rounding of a kink, where dtypes may differ"
+        ),
     },
     metrics={
         "frobenius_mean": MetricSpec("output / input", "lower", "mean Frobenius norm", "frobenius", "mean"),

@@ -22,13 +22,16 @@ class Options:
 
     layer: str = option("logits", "What to differentiate: logits, features, or a module path.")
     method: Literal["autograd", "regression"] = option(
-        "autograd", "Exact rows by backward passes, or least squares on randomly perturbed inputs (roth2020 A.5)."
+        "autograd",
+        "Exact rows by backward passes, or least squares on randomly perturbed inputs (roth2020 A.5).",
     )
     activations: Literal["fixed", "free"] = option(
         "fixed", "For regression: nonlinearities fixed as they are at x, or free (black box)."
     )
     perturbations: int | None = option(None, "For regression: how many; default 1.25 (D + 1).", min=2)
-    radius: float | None = option(None, "For regression: norm of a perturbation; default 0.01 median ||x||.", above=0)
+    radius: float | None = option(
+        None, "For regression: norm of a perturbation; default 0.01 median ||x||.", above=0
+    )
     top: int = option(0, "Also store the singular vectors of the k largest singular values.", min=0)
 
 
@@ -112,7 +115,12 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
         values = data["singular_values"].values
         count = np.sqrt(max(1, np.isfinite(values).all(1).sum()))
         line_with_band(
-            ax, data["rank"].values, np.nanmean(values, 0), np.nanstd(values, 0, ddof=1 if len(values) > 1 else 0) / count, label, number
+            ax,
+            data["rank"].values,
+            np.nanmean(values, 0),
+            np.nanstd(values, 0, ddof=1 if len(values) > 1 else 0) / count,
+            label,
+            number,
         )
     ax.set_xlabel("rank of the singular value")
     unit = next(iter(runs.values()))["singular_values"].attrs.get("units", "")
@@ -136,12 +144,13 @@ def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
     values = values[np.isfinite(values).all(1)]
     if not len(values):
         return ["rank"], []
-    error = values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    error = (
+        values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.full(values.shape[1], np.nan)
+    )
     quartiles = np.percentile(values, (25, 50, 75), axis=0)
     ranks = _shown_ranks(values.shape[1])
     rows = [
-        [str(r + 1), *(f"{column[r]:.4g}" for column in (values.mean(0), error, *quartiles))]
-        for r in ranks
+        [str(r + 1), *(f"{column[r]:.4g}" for column in (values.mean(0), error, *quartiles))] for r in ranks
     ]
     return ["rank", "mean", "std. error", "25 %", "median", "75 %"], rows
 
@@ -167,7 +176,9 @@ def sentence(data: xarray.Dataset) -> str:
         return text + "."
     lead = float(np.median(data["lead"].values))
     # the gap of two logits moves by at most sqrt(2) sigma per unit step
-    reach = float(np.median(data["lead"].values[np.isfinite(data["sigma_max"].values)] / (np.sqrt(2) * sigma)))
+    reach = float(
+        np.median(data["lead"].values[np.isfinite(data["sigma_max"].values)] / (np.sqrt(2) * sigma))
+    )
     return (
         f"{text}; the top logit leads the next by {lead:.3g} (median), so to first order no step shorter than about "
         f"{reach:.2g} can change the typical prediction."
@@ -182,7 +193,9 @@ ANALYZER = Analyzer(
     version=1,
     options=Options,
     arrays={
-        "singular_values": ArraySpec(("sample", "rank"), "output / input", "singular values of the Jacobian, falling"),
+        "singular_values": ArraySpec(
+            ("sample", "rank"), "output / input", "singular values of the Jacobian, falling"
+        ),
         "logits": ArraySpec(("sample", "output"), "logit", "outputs of the network"),
         "label": ArraySpec(_PER_SAMPLE, "class", "label of the data set"),
         "predicted": ArraySpec(_PER_SAMPLE, "class", "class of the largest logit"),
@@ -191,15 +204,27 @@ ANALYZER = Analyzer(
         "frobenius": ArraySpec(_PER_SAMPLE, "output / input", "Frobenius norm of the Jacobian"),
         "stable_rank": ArraySpec(_PER_SAMPLE, "1", "||J||_F^2 / sigma_max^2"),
         "rank_count": ArraySpec(_PER_SAMPLE, "1", "singular values above the rank cut-off"),
-        "condition": ArraySpec(_PER_SAMPLE, "1", "largest over smallest singular value; infinite below full rank"),
-        "near_kink": ArraySpec(_PER_SAMPLE, "1", "activations within rounding of a kink, where dtypes may differ"),
+        "condition": ArraySpec(
+            _PER_SAMPLE, "1", "largest over smallest singular value; infinite below full rank", True
+        ),
+        "near_kink": ArraySpec(
+            _PER_SAMPLE, "1", "activations within rounding of a kink, where dtypes may differ"
+        ),
         "r2": ArraySpec(_PER_SAMPLE, "1", "share of the outputs' variance that the regression explains"),
-        "left_vectors": ArraySpec(("sample", "vector", "output"), "1", "left singular vectors of the largest values"),
-        "right_vectors": ArraySpec(("sample", "vector", "input"), "1", "right singular vectors of the largest values"),
+        "left_vectors": ArraySpec(
+            ("sample", "vector", "output"), "1", "left singular vectors of the largest values"
+        ),
+        "right_vectors": ArraySpec(
+            ("sample", "vector", "input"), "1", "right singular vectors of the largest values"
+        ),
     },
     metrics={
-        "sigma_max_mean": MetricSpec("output / input", "lower", "mean largest singular value", "sigma_max", "mean"),
-        "sigma_max_p95": MetricSpec("output / input", "lower", "95th percentile of the largest singular value", "sigma_max", "p95"),
+        "sigma_max_mean": MetricSpec(
+            "output / input", "lower", "mean largest singular value", "sigma_max", "mean"
+        ),
+        "sigma_max_p95": MetricSpec(
+            "output / input", "lower", "95th percentile of the largest singular value", "sigma_max", "p95"
+        ),
         "frobenius_mean": MetricSpec("output / input", "lower", "mean Frobenius norm", "frobenius", "mean"),
         "stable_rank_mean": MetricSpec("1", "neither", "mean stable rank", "stable_rank", "mean"),
         "condition_median": MetricSpec("1", "neither", "median condition number"),

@@ -10,7 +10,9 @@ from specdiag.model import Model
 BLOCK = 64
 
 
-def by_difference(model: Model, x: torch.Tensor, layer: str = "logits", step: float | None = None) -> Jacobian:
+def by_difference(
+    model: Model, x: torch.Tensor, layer: str = "logits", step: float | None = None
+) -> Jacobian:
     """Central differences along each of the D basis vectors; x: (N, *input shape).
 
     step: in input units; default the cube root of the dtype's epsilon, which balances rounding against curvature.

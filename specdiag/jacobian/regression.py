@@ -80,7 +80,11 @@ def by_regression(
     matrix = torch.stack([fit[0] for fit in fits]).to(model.dtype)
     at_point = torch.stack([fit[1] for fit in fits])
     bias = at_point - torch.einsum("nkd,nd->nk", matrix.double(), x.flatten(1).double())
-    near_kink = counter.counts if counter.counts is not None else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    near_kink = (
+        counter.counts
+        if counter.counts is not None
+        else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    )
     return Jacobian(matrix, outputs, near_kink, bias.to(model.dtype), torch.stack([fit[2] for fit in fits]))
 
 
@@ -100,7 +104,9 @@ def _fit(
     return solution[:inputs].T / design.scale, solution[inputs] + centre, r2
 
 
-def _outputs(model: Model, x: torch.Tensor, design: Design, layer: str, activations: Activations) -> torch.Tensor:
+def _outputs(
+    model: Model, x: torch.Tensor, design: Design, layer: str, activations: Activations
+) -> torch.Tensor:
     """Outputs at x + d for all P perturbations, (P, K), in blocks of bounded memory."""
     frozen = Linearised(lambda value: model.forward(value, layer), x) if activations == "fixed" else None
     block = max(8, BLOCK_VALUES // max(1, model.facts.activations) // 8 * 8)

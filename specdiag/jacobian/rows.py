@@ -38,7 +38,11 @@ def by_autograd(model: Model, x: torch.Tensor, layer: str = "logits") -> Jacobia
     with torch.enable_grad(), KinkCounter() as counter:
         outputs = model.forward(leaf, source)
     rows = _rows(outputs, leaf)
-    near_kink = counter.counts if counter.counts is not None else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    near_kink = (
+        counter.counts
+        if counter.counts is not None
+        else torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    )
     if not through_features:
         return Jacobian(rows, outputs.detach(), near_kink)
     matrix = torch.matmul(model.head_weight(), rows)

@@ -1,0 +1,142 @@
+"""What made the numbers: the settings that decide the bytes of a result, and the record stored with it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy
+import torch
+import xarray
+
+from specdiag import __version__
+from specdiag.loading.datasets import Data
+from specdiag.metrics import summarise
+from specdiag.model import Model
+from specdiag.options import json_options
+from specdiag.runner import Task, non_finite
+from specdiag.schema import Analyzer
+from specdiag.store import FORMAT_VERSION, settings_hash, with_provenance
+
+
+def settings_of(task: Task) -> dict[str, Any]:
+    """Every setting that decides the bytes of a result; its hash tells two runs apart."""
+    model = task.model
+    return {
+        "analyzer": task.analyzer.name,
+        "analyzer_version": task.analyzer.version,
+        "options": json_options(task.options),
+        "checkpoint": checkpoint_settings(model),
+        "data": {"split": task.data.split, "samples": len(task.data), "sha256": task.data.sha256},
+        "seed": task.seed,
+        "chunk": task.chunk,
+        **machine_settings(model),
+    }
+
+
+def checkpoint_settings(model: Model) -> dict[str, Any]:
+    """Weights, architecture and normalisation."""
+    return {
+        "sha256": model.info.sha256,
+        "architecture": model.info.architecture,
+        "arch_args": dict(model.info.arch_args),
+        "normalise": model.normalisation.kind,
+        "mean": list(model.normalisation.mean),
+        "std": list(model.normalisation.std),
+        "space": model.space,
+    }
+
+
+def machine_settings(model: Model) -> dict[str, Any]:
+    """Precision, device, threads and library versions."""
+    cuda = model.device.type == "cuda"
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "memory_format": "channels_last" if model.channels_last else "contiguous",
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that computes."""
+    return {
+        "specdiag": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "h5py": h5py.__version__,
+    }
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """The checkpoint's part of the record."""
+    settings = checkpoint_settings(model)
+    return {"path": model.info.path, "name": model.info.name, "coverage": model.info.coverage, **settings}
+
+
+def record(
+    dataset: xarray.Dataset,
+    analyzer: Analyzer,
+    settings: Mapping[str, Any],
+    *,
+    model: Model | None,
+    data: Data | None,
+    checkpoint: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    train: Mapping[str, Any] | None = None,
+) -> xarray.Dataset:
+    """The dataset with its metrics, sentence, warnings and everything that made it."""
+    facts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "specdiag_version": __version__,
+        "analyzer": analyzer.name,
+        "analyzer_version": analyzer.version,
+        "source": analyzer.source,
+        "kind": analyzer.kind,
+        "checkpoint": dict(checkpoint)
+        if checkpoint is not None
+        else describe(model)
+        if model is not None
+        else {},
+        "settings": dict(settings),
+        "settings_hash": settings_hash(settings),
+        "options": settings.get("options", {}),
+        "metrics": summarise(analyzer, dataset, seed=int(settings.get("seed", 0))),
+        "train": dict(train if train is not None else model.info.train if model is not None else {}),
+        "warnings": warnings(analyzer, dataset),
+        "notes": list(notes),
+        "sentence": analyzer.sentence(dataset) if analyzer.sentence is not None else "",
+        "versions": versions(),
+        "device": settings.get("device", "cpu"),
+    }
+    if data is not None:
+        facts["data"] = {
+            "spec": data.spec,
+            "split": data.split,
+            "samples": len(data),
+            "total": data.total,
+            "sha256": data.sha256,
+        }
+    return with_provenance(dataset, facts)
+
+
+def warnings(analyzer: Analyzer, dataset: xarray.Dataset) -> list[dict[str, str]]:
+    """Warnings with ids on what a reader of the numbers must know."""
+    found = [{"id": "SD201", "text": line} for line in non_finite(analyzer, dataset)]
+    if "near_kink" in dataset:
+        marked = int((dataset["near_kink"] > 0).sum())
+        if marked:
+            text = (
+                f"{marked} of {dataset.sizes['sample']} samples have an activation within rounding of a kink (near_kink); "
+                "their Jacobians can differ between float32 and float64 by more than rounding."
+            )
+            found.append({"id": "SD202", "text": text})
+    if analyzer.checks is not None:
+        found += analyzer.checks(dataset)
+    return found
