@@ -1,1 +1,1 @@
-"""From bytes to weights, from a name to a network, from a data spec to samples. Nothing in a file is ever executed."""
+"""From bytes to weights, from a name to a network, from a data spec to samples; no file is executed."""

@@ -14,7 +14,17 @@ from torch import nn
 
 from specdiag.errors import ArchitectureError, SpecdiagError
 from specdiag.loading.factories import BUILTIN, factory, parse_arch_args, runs_code, torchvision_names
-from specdiag.loading.matching import Coverage, Shapes, fits, load, shapes_of, skeleton
+from specdiag.loading.guesses import guesses
+from specdiag.loading.matching import (
+    Coverage,
+    Shapes,
+    fits,
+    load,
+    outer_variants,
+    readings,
+    shapes_of,
+    skeleton,
+)
 
 __all__ = [
     "Architecture",
@@ -53,15 +63,16 @@ def known() -> tuple[str, ...]:
 def build(spec: str, args: Mapping[str, Any] | None = None) -> nn.Module:
     """A network with fresh weights, from torch's generator.
 
-    spec: `cnn7`, `torchvision:NAME`, `timm:NAME`, `path/to/file.py:factory` or `package.module:factory`. A file or a
-    package is imported, that is executed. Raises ArchitectureError: unknown name (nearest names shown), bad
-    argument (which one), a factory that fails or returns no torch.nn.Module; MissingExtra without timm.
+    spec: `cnn7`, `torchvision:NAME`, `timm:NAME`, `path/to/file.py:factory` or `package.module:factory`.
+    A file or a package is imported, that is executed. Raises ArchitectureError: unknown name (nearest
+    names shown), bad argument (which one), a factory that fails or returns no torch.nn.Module;
+    MissingExtra without timm.
     """
     make = factory(spec)
     arguments = dict(args or {})
     _check_arguments(spec, make, arguments)
     try:
-        network = make(**arguments)
+        network: object = make(**arguments)
     except SpecdiagError:
         raise
     except Exception as error:
@@ -97,12 +108,23 @@ def input_shape(spec: str, args: Mapping[str, Any] | None = None) -> tuple[int, 
 def match(tensors: Mapping[str, torch.Tensor]) -> list[Architecture]:
     """All known architectures whose every name and shape are those of the weights, built-in ones first.
 
-    Counters of BatchNorm (`num_batches_tracked`) may be absent from the weights. Names and shapes do not fix the
-    normalisation of the inputs: that is for the caller to settle.
+    Counters of BatchNorm (`num_batches_tracked`) may be absent from the weights. Names and shapes do not
+    fix the normalisation of the inputs: that is for the caller to settle.
     """
-    from specdiag.loading.guesses import guesses
+    for reading, _ in readings(tensors):
+        shapes = shapes_of(reading)
+        spellings = [
+            shapes,
+            *({new: shapes[old] for old, new in names.items()} for names, _ in outer_variants(shapes)),
+        ]
+        for spelling in spellings:
+            found = _match(spelling)
+            if found:
+                return found
+    return []
 
-    shapes = shapes_of(tensors)
+
+def _match(shapes: Shapes) -> list[Architecture]:
     found = []
     for spec, args in guesses(shapes):
         frame = _skeleton_or_none(spec, args)
@@ -141,8 +163,8 @@ def ready_command(
 ) -> str:
     """The command that analyses a checkpoint with a matched architecture.
 
-    Normalisation is what checkpoints of that family were usually trained with: a reader must still know whether it
-    holds for this one.
+    Normalisation is what checkpoints of that family were usually trained with: a reader must still know
+    whether it holds for this one.
     """
     shape = input_shape(match.spec, match.args)
     usual = match.spec.startswith(("torchvision:", "timm:", "resnet")) and shape is not None and shape[0] == 3

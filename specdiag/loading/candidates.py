@@ -1,4 +1,4 @@
-"""Which mapping in a checkpoint holds the weights? The largest one; where that is no clear answer, the user is asked."""
+"""Which mapping in a checkpoint holds the weights? The largest; where that is unclear, the user is asked."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from typing import Any
 
 import torch
 
-from specdiag.errors import CheckpointError
+from specdiag.errors import CheckpointError, suggest
 from specdiag.loading.prefixes import strip_wrappers
-from specdiag.plugins import suggest
+from specdiag.loading.references import ArrayRef, Stub, TensorRef
 
-MAX_DEPTH = 6
+MAX_DEPTH = 8
+MAX_ROWS = 1000
 TOP = "."
 OVERLAP = 0.5
+OPTIMISER = ("optim", "lr_sched", "scheduler", "scaler", "amp", "rng", "loops")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One mapping of names to tensors; `key` is its dotted place in the file, '' for the top level."""
+    """One mapping of names to tensors.
+
+    key: its dotted place in the file, '' for the top level; tensors: tensors, or what stands for them
+    until they are wanted; others: names in the mapping that are no tensors; module: it was put together
+    from a pickled network or TorchScript module.
+    """
 
     key: str
-    tensors: dict[str, torch.Tensor]
-    others: tuple[str, ...]
+    tensors: dict[str, Any]
+    others: tuple[str, ...] = ()
+    module: bool = False
 
     @property
     def flag(self) -> str:
@@ -37,36 +45,58 @@ class Candidate:
 
 
 def candidates(content: Any) -> list[Candidate]:
-    """Every mapping of names to tensors in a loaded file, largest first; what optimisers keep is no candidate."""
-    found = sorted(_walk(content, "", 0), key=lambda entry: -len(entry.tensors))
-    seen: dict[int, None] = {}
-    return [entry for entry in found if seen.setdefault(id(entry.tensors), None) is None]
+    """Every mapping of names to tensors in a loaded file, largest first; what an optimiser keeps is none."""
+    return sorted(_walk(content, "", 0, set()), key=lambda entry: -len(entry.tensors))
 
 
 def choose(found: list[Candidate], weights: str | None, name: str) -> Candidate:
     """The candidate that `weights` names, or the largest.
 
-    Raises CheckpointError: `no-weights` without any candidate, `unknown-weights` when the name fits none,
-    `ambiguous-weights` when another mapping is as large or holds the same network (raw and averaged weights).
+    `weights` may also name the front of the tensors' names (`encoder_q`, `state_dict.model`): then only
+    those are taken. Raises CheckpointError: `no-weights` without any candidate, `unknown-weights` when
+    the name fits none, `ambiguous-weights` when another mapping is as large or holds the same network
+    (raw and averaged).
     """
     if not found:
         todo = "Save a state_dict: torch.save(model.state_dict(), 'weights.pt')."
         raise CheckpointError(f"{name} holds no mapping of names to tensors.", todo, reason="no-weights")
     if weights is not None:
-        wanted = "" if weights == TOP else weights
-        for entry in found:
-            if entry.key == wanted:
-                return entry
-        hint = suggest(weights, [entry.flag for entry in found])
-        raise CheckpointError(f"{name} has no weights named '{weights}'.", hint, reason="unknown-weights")
+        return _named(found, weights, name)
     best = found[0]
     rivals = [entry for entry in found[1:] if _rivals(best, entry)]
     if rivals:
-        listing = ", ".join(f"{entry.flag} ({len(entry.tensors)} tensors)" for entry in [best, *rivals])
-        choice = " or ".join(f"--weights {entry.flag}" for entry in [best, *rivals])
+        several = [best, *rivals]
+        listing = ", ".join(f"{entry.flag} ({len(entry.tensors)} tensors)" for entry in several)
+        choice = " or ".join(f"--weights {entry.flag}" for entry in several)
         what = f"{name} holds several sets of weights: {listing}."
         raise CheckpointError(what, f"Choose one: {choice}.", reason="ambiguous-weights")
     return best
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, or stands for one."""
+    return isinstance(value, torch.Tensor | TensorRef) or (isinstance(value, ArrayRef) and value.numbers())
+
+
+def _named(found: list[Candidate], weights: str, name: str) -> Candidate:
+    wanted = "" if weights == TOP else weights
+    for entry in found:
+        if entry.key == wanted:
+            return entry
+    for entry in found:
+        for front in (weights, weights.removeprefix(entry.key + ".")):
+            if entry.key and front == weights != weights.removeprefix(entry.key + "."):
+                continue
+            plain, _ = strip_wrappers(entry.tensors)
+            part = {
+                plain[key].removeprefix(front + "."): value
+                for key, value in entry.tensors.items()
+                if plain[key].startswith(front + ".")
+            }
+            if part:
+                return Candidate(weights, part, module=entry.module)
+    hint = suggest(weights, [entry.flag for entry in found])
+    raise CheckpointError(f"{name} has no weights named '{weights}'.", hint, reason="unknown-weights")
 
 
 def _rivals(best: Candidate, other: Candidate) -> bool:
@@ -77,31 +107,69 @@ def _rivals(best: Candidate, other: Candidate) -> bool:
     return len(shapes & other.shapes()) > OVERLAP * len(shapes)
 
 
-def _walk(content: Any, key: str, depth: int) -> Iterator[Candidate]:
-    if depth > MAX_DEPTH:
+def _walk(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
+    """Depth-first; a container that is reached twice counts once, so that no file can make the walk long."""
+    if depth > MAX_DEPTH or id(content) in seen:
         return
+    if isinstance(content, Stub):
+        seen.add(id(content))
+        yield from _from_stub(content, key, depth, seen)
+        return
+    if isinstance(content, Mapping):
+        entries = [(str(name), value) for name, value in _items(content)]
+    elif isinstance(content, list | tuple):
+        entries = [(str(number), value) for number, value in enumerate(content[:MAX_ROWS])]
+    else:
+        return
+    seen.add(id(content))
     if isinstance(content, Mapping):
         if _is_optimiser(content, key):
             return
         tensors = {
-            name: value.detach()
-            for name, value in content.items()
-            if isinstance(name, str) and isinstance(value, torch.Tensor)
+            name: value for name, value in _items(content) if isinstance(name, str) and is_tensor(value)
         }
         if tensors:
-            others = tuple(str(name) for name in content if name not in tensors)
-            yield Candidate(key, tensors, others)
-        entries = [(str(name), value) for name, value in content.items()]
-    elif isinstance(content, list | tuple):
-        entries = [(str(number), value) for number, value in enumerate(content[:64])]
-    else:
-        return
+            yield Candidate(key, tensors, tuple(name for name, _ in entries if name not in tensors))
     for name, value in entries:
-        yield from _walk(value, f"{key}.{name}" if key else name, depth + 1)
+        yield from _walk(value, f"{key}.{name}" if key else name, depth + 1, seen)
+
+
+def _from_stub(stub: Stub, key: str, depth: int, seen: set[int]) -> Iterator[Candidate]:
+    attributes = stub.attributes()
+    script = stub.path.startswith("__torch__")
+    if script or {"_parameters", "_modules"} <= set(attributes):
+        tensors = dict(_module_tensors(stub, "", script, set()))
+        if tensors:
+            yield Candidate(key, tensors, module=not script)
+        return
+    for name, value in [*attributes.items(), ("args", stub.args), ("entries", stub.entries)]:
+        yield from _walk(value, f"{key}.{name}" if key else name, depth + 1, seen)
+
+
+def _module_tensors(stub: Stub, front: str, script: bool, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """(name, tensor) of a module's state_dict, from its pickled attributes."""
+    if id(stub) in seen or front.count(".") > 64:
+        return
+    seen.add(id(stub))
+    attributes = stub.attributes()
+    groups = [attributes] if script else [attributes.get("_parameters"), attributes.get("_buffers")]
+    hidden = attributes.get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, list) else []
+    for group in groups:
+        for name, value in _items(group) if isinstance(group, Mapping) else []:
+            if is_tensor(value) and name not in hidden:
+                yield front + str(name), value
+    children = attributes if script else attributes.get("_modules")
+    for name, value in _items(children) if isinstance(children, Mapping) else []:
+        if isinstance(value, Stub):
+            yield from _module_tensors(value, f"{front}{name}.", script, seen)
+
+
+def _items(content: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    # a pickle can set an attribute named `items` on an OrderedDict
+    return list(dict.items(content)) if isinstance(content, dict) else list(content.items())
 
 
 def _is_optimiser(content: Mapping[Any, Any], key: str) -> bool:
-    leaf = key.rsplit(".", 1)[-1].lower()
-    if "state" in content and "param_groups" in content:
-        return True
-    return leaf.startswith(("optim", "lr_sched", "sched", "scaler", "amp", "rng"))
+    names = {name for name, _ in _items(content) if isinstance(name, str)}
+    return {"state", "param_groups"} <= names or key.rsplit(".", 1)[-1].lower().startswith(OPTIMISER)

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from specdiag.errors import CheckpointError
-from specdiag.loading import scan, sniff
-from specdiag.loading.archive import check_zip
-from specdiag.loading.candidates import candidates, choose
+from specdiag.loading import readers, reparam, sniff
+from specdiag.loading.candidates import Candidate, candidates, choose
+from specdiag.loading.checks import check_tensors, tied
+from specdiag.loading.extras import without_copy, without_normaliser
+from specdiag.loading.factories import runs_code
+from specdiag.loading.facts import facts_of
 from specdiag.loading.prefixes import COUNTERS, strip_wrappers
+from specdiag.loading.readers import sha256_of
+from specdiag.loading.references import ArrayRef, TensorRef, refuse_problem
 
+__all__ = ["FORMAT_VERSION", "Checkpoint", "read_checkpoint", "save_checkpoint", "sha256_of"]
+
+# 1: {'specdiag': JSON text, 'state_dict': {name: tensor}}
 FORMAT_VERSION = 1
 SAFE_TORCH = (2, 10)
-EXPANDED_FREE = 64 * 2**20
-BLOCK = 2**20
+DETAIL = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The weights of one file and what is known about them.
 
-    sha256: of the whole file; format: id of `sniff.identify`; weights: dotted place of the chosen mapping, '' for
-    the top level; candidates: places of all mappings of names to tensors; tensors: plain name -> CPU tensor,
-    wrapper prefixes removed; stripped: those prefixes; metadata: what specdiag wrote when it saved the file
-    (empty for other files); findings: remarks for the user, each led by an id.
+    sha256: of the whole file; format: id of `sniff.identify`; weights: dotted place of the chosen
+    mapping, '' for the top level; candidates: places of all mappings of names to tensors; tensors: plain
+    name -> CPU tensor, wrapper prefixes removed, reparametrised weights folded; stripped: those
+    prefixes; metadata: what specdiag wrote when it saved the file (empty for other files); findings:
+    remarks for the user, each led by an id; facts: what another program wrote beside its weights
+    (`arch`, `epoch`, ...).
     """
 
     path: Path
@@ -47,25 +54,49 @@ class Checkpoint:
     stripped: tuple[str, ...]
     metadata: dict[str, Any]
     findings: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path | str, weights: str | None = None) -> Checkpoint:
     """Read the weights of a checkpoint without executing any of it.
 
-    weights: dotted place of the mapping to take (`.` for the top level); by default the largest.
-    Raises CheckpointError with a stable `reason`; every failure of a parser becomes one.
+    weights: dotted place of the mapping to take (`.` for the top level), or the front of its tensors'
+    names; by default the largest mapping. Raises CheckpointError with a stable `reason`; every failure
+    of a parser becomes one.
     """
     path = Path(path)
     format = sniff.identify(path)
     if format not in sniff.LOADABLE:
         raise sniff.refusal(path, format)
+    try:
+        return _read(path, format, weights)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # torch.load alone raises eight kinds of exception on damaged files: none is for the user to read
+        detail = (str(error).strip().split("\n", 1)[0] or "no detail")[:DETAIL].rstrip(".")
+        what = f"{path} cannot be read as a checkpoint ({type(error).__name__}: {detail})."
+        raise CheckpointError(what, "Download or save it again.", reason="damaged-checkpoint") from error
+
+
+def _read(path: Path, format: str, weights: str | None) -> Checkpoint:
     digest = sha256_of(path)
-    content = _load(path, format)
-    found = candidates(content)
+    content = readers.read(path, format)
+    found = candidates(content.root)
+    if not found and content.scan is not None and content.scan.blocked:
+        raise readers.needs_code(path, content.scan)
     chosen = choose(found, weights, path.name)
-    plain, stripped = strip_wrappers(chosen.tensors)
-    tensors = {plain[name]: value for name, value in chosen.tensors.items() if plain[name] not in COUNTERS}
-    check_tensors(tensors, path)
+    if chosen.module and weights is None and content.scan is not None:
+        raise readers.needs_code(path, content.scan, chosen.flag)
+    raw = {name: value for name, value in _tensors(chosen, content, path).items() if name not in COUNTERS}
+    plain, stripped = strip_wrappers(raw)
+    stated = {plain[name]: value for name, value in raw.items() if plain[name] not in COUNTERS}
+    check_tensors(stated, path)
+    tensors, folded = reparam.fold(stated)
+    if folded:
+        check_tensors(tensors, path)
+    _, normalise = without_normaliser(without_copy(tensors))
+    metadata, refused = _without_code(_metadata(content.root, path))
     return Checkpoint(
         path=path,
         sha256=digest,
@@ -74,118 +105,56 @@ def read_checkpoint(path: Path | str, weights: str | None = None) -> Checkpoint:
         candidates=tuple(entry.key for entry in found),
         tensors=tensors,
         stripped=stripped,
-        metadata=read_metadata(content, path),
-        findings=(*torch_findings(), *_leftovers(chosen.others, content)),
+        metadata=metadata,
+        findings=(*_old_torch(), *content.findings, *_remarks(chosen, tensors, folded), *refused),
+        facts={**facts_of(content.root), **content.facts, **(normalise or {})},
     )
 
 
-def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        what = f"{path} cannot be read: {error.strerror}."
-        raise CheckpointError(what, "Check its permissions.", reason="unreadable") from None
+def _tensors(chosen: Candidate, content: readers.Content, path: Path) -> dict[str, torch.Tensor]:
+    """The chosen mapping with its references read from the file."""
+    cache: dict[str, bytearray] = {}
+    result = {}
+    for name, value in chosen.tensors.items():
+        if isinstance(value, TensorRef):
+            if value.problem:
+                raise refuse_problem(name, value.problem, path)
+            value = value.read(content.storages, cache)  # type: ignore[arg-type]
+        elif isinstance(value, ArrayRef):
+            value = value.tensor()
+        result[name] = value.detach()
+    return result
 
 
-def _load(path: Path, format: str) -> Any:
-    if format == "torch-zip":
-        check_zip(path)
-    found = scan.scan(path, format)
-    if found.blocked:
-        raise needs_code(path, found)
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises eight kinds of exception on damaged files: none of them is the user's to read
-        raise unreadable(path, error) from None
-
-
-def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """The error for a file that its parser gave up on."""
-    detail = (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:160].rstrip(".")
-    what = f"{path} cannot be read as a checkpoint ({type(error).__name__}: {detail})."
-    return CheckpointError(what, "Download or save it again.", reason="damaged-checkpoint")
-
-
-def needs_code(path: Path, found: scan.Scan) -> CheckpointError:
-    """The error for a pickle that names more than tensors; lists the names, nothing was executed."""
-    listing = ", ".join(found.blocked[:8]) + (
-        f" and {len(found.blocked) - 8} more" if len(found.blocked) > 8 else ""
-    )
-    if found.dangerous:
-        what = f"{path} is refused: loading it would call {', '.join(found.dangerous[:8])}. Nothing was executed."
-        todo = "Do not load it anywhere; ask its author for a state_dict or safetensors file."
-        return CheckpointError(what, todo, reason="dangerous-pickle")
-    what = f"{path} needs Python code to load: {listing}. Nothing was executed."
-    todo = (
-        "Where you trust it, load it with its own code and save torch.save(model.state_dict(), 'weights.pt')."
-    )
-    return CheckpointError(what, todo, reason="needs-code")
-
-
-def check_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse weights that no network can be analysed with; each error names the tensor.
-
-    Reasons: `meta-weights`, `quantised-weights`, `sparse-weights`, `damaged-checkpoint`, `nan-weights`.
-    """
-    expanded = 0
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            what, reason = f"{path}: tensor '{name}' has a shape but no values (meta device).", "meta-weights"
-            raise CheckpointError(what, "Save the model after its weights are loaded.", reason=reason)
-        if tensor.is_quantized:
-            what, reason = f"{path}: tensor '{name}' is quantised.", "quantised-weights"
-            raise CheckpointError(what, "Give the weights from before quantisation.", reason=reason)
-        if tensor.layout != torch.strided:
-            what, reason = f"{path}: tensor '{name}' is stored as {tensor.layout}.", "sparse-weights"
-            raise CheckpointError(what, "Save it dense: tensor.to_dense().", reason=reason)
-        expanded += max(0, tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes())
-        if expanded > EXPANDED_FREE:
-            what = (
-                f"{path}: tensor '{name}' claims {tensor.numel():,} values but the file does not hold them."
-            )
-            raise CheckpointError(what, "Save it again.", reason="damaged-checkpoint")
-    for name, tensor in tensors.items():
-        bad = not_finite(tensor)
-        if bad:
-            what = f"{path}: tensor '{name}' holds {bad:,} NaN or infinite values of {tensor.numel():,}."
-            raise CheckpointError(
-                what, "Take a checkpoint from before training diverged.", reason="nan-weights"
-            )
-
-
-def not_finite(tensor: torch.Tensor) -> int:
-    """Number of NaN or infinite entries."""
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
-        return 0
-    values = tensor.float() if tensor.element_size() == 1 else tensor
-    return int(values.numel() - int(torch.isfinite(values).sum()))
-
-
-def read_metadata(content: Any, path: Path) -> dict[str, Any]:
-    """What specdiag wrote into its own checkpoint; {} for any other file. A broken entry is a CheckpointError."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("specdiag"), str):
+def _metadata(root: Any, path: Path) -> dict[str, Any]:
+    """What specdiag wrote into its own checkpoint; {} for any other file."""
+    text = dict.get(root, "specdiag") if isinstance(root, dict) else None
+    if not isinstance(text, str):
         return {}
     try:
-        metadata = json.loads(content["specdiag"])
+        metadata = json.loads(text)
     except (ValueError, RecursionError):
         metadata = None
-    if not isinstance(metadata, dict):
-        what = f"{path}: its specdiag metadata are no JSON object."
+    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(version, int):
+        what = f"{path}: its specdiag metadata cannot be read."
         raise CheckpointError(what, "Save it again with specdiag.", reason="damaged-checkpoint")
-    version = metadata.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         what = f"{path} was written by a newer specdiag (format {version})."
         raise CheckpointError(what, "Install a newer specdiag.", reason="newer-format")
     return metadata
 
 
-def torch_findings() -> tuple[str, ...]:
-    """A warning where torch is older than the release that fixed its loader."""
+def _without_code(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The metadata without an architecture that is code: a file must not say what is imported."""
+    spec = metadata.get("architecture")
+    if spec is None or (isinstance(spec, str) and not runs_code(spec)):
+        return metadata, []
+    rest = {key: value for key, value in metadata.items() if key not in ("architecture", "arch_args")}
+    return rest, [f"SD306 it names the architecture {spec}, which is code: pass --arch yourself."]
+
+
+def _old_torch() -> tuple[str, ...]:
     numbers = torch.__version__.split(".")[:2]
     if tuple(int(number) for number in numbers) >= SAFE_TORCH:
         return ()
@@ -193,11 +162,23 @@ def torch_findings() -> tuple[str, ...]:
     return (f"SD310 torch {torch.__version__} has known flaws in its loader; install torch >= {wanted}.",)
 
 
-def _leftovers(others: tuple[str, ...], content: Any) -> tuple[str, ...]:
-    if isinstance(content, Mapping) and "specdiag" in content:
-        return ()
-    extra = [name for name in others if name.endswith("_extra_state")]
-    return (f"SD320 not analysed: {', '.join(extra[:5])} (extra state, no tensor).",) if extra else ()
+def _remarks(chosen: Candidate, tensors: dict[str, torch.Tensor], folded: tuple[str, ...]) -> list[str]:
+    remarks = []
+    extra = [name for name in chosen.others if name.endswith("_extra_state")]
+    if extra:
+        remarks.append(f"SD320 not analysed, no tensors: {_some(extra)}.")
+    for names in tied(tensors):
+        remarks.append(f"SD330 tied weights: {_some(names)} share their values.")
+    if folded:
+        remarks.append(f"SD331 folded into plain weights: {_some(folded)}.")
+    left = reparam.unknown(tensors)
+    if left:
+        remarks.append(f"SD332 parametrised in a way that is not folded: {_some(left)}.")
+    return remarks
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def save_checkpoint(
@@ -211,8 +192,12 @@ def save_checkpoint(
     path = Path(path)
     facts = {"format_version": FORMAT_VERSION, **metadata}
     content = {
-        "specdiag": json.dumps(_finite(facts), sort_keys=True, allow_nan=False),
-        "state_dict": {name: _plain(tensor) for name, tensor in state_dict.items()},
+        "specdiag": json.dumps(_jsonable(facts), sort_keys=True, allow_nan=False),
+        # a storage of its own for each: views and shared storages would show in the bytes
+        "state_dict": {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in state_dict.items()
+        },
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -220,7 +205,9 @@ def save_checkpoint(
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, buffer)
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -228,23 +215,12 @@ def save_checkpoint(
         raise
 
 
-def _write(file: BinaryIO, buffer: io.BytesIO) -> None:
-    file.write(buffer.getbuffer())
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor with a storage of its own: views and shared storages would leak into the bytes."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _finite(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     """The value with tuples as lists; a NaN or an infinity becomes its name, which JSON can hold."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_jsonable(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -1,4 +1,4 @@
-"""From a data spec to samples and labels. Data are never guessed: what is not clear is an error that says what to pass."""
+"""From a data spec to samples and labels. Data are never guessed: what is not clear is an explained error."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specdiag.errors import DataError
-from specdiag.plugins import suggest
+from specdiag.errors import DataError, suggest
 from specdiag.sampling import Draws, choose
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,9 +40,10 @@ class Source:
 class Data:
     """Samples in the data set's own space.
 
-    x: (N, ...) float32, images NCHW in [0, 1]; y: (N,) int64 labels or None; index: (N,) int64 place of each sample in
-    its split of `total` samples; sha256: of the chosen x and y; low, high: range that x is in by definition
-    (-inf, inf for features); classes: number of classes where known; notes: remarks for the user.
+    x: (N, ...) float32, images NCHW in [0, 1]; y: (N,) int64 labels or None; index: (N,) int64 place of
+    each sample in its split of `total` samples; sha256: of the chosen x and y; low, high: range that x
+    is in by definition (-inf, inf for features); classes: number of classes where known; notes: remarks
+    for the user.
     """
 
     x: np.ndarray[Any, np.dtype[np.float32]]
@@ -74,10 +74,10 @@ def load_data(
 ) -> Data:
     """The samples to analyse.
 
-    spec: `digits`, `FILE.npz`, `cifar10:ROOT` (cifar100, svhn, mnist, fashion-mnist, folder) or `random`; samples: how
-    many, chosen by `sampling.choose`, all for None; layout: `nchw` or `nhwc` where a file's axes do not tell;
-    input_shape: what the network takes, without the batch axis; download: torchvision may fetch the data set.
-    Raises DataError.
+    spec: `digits`, `FILE.npz`, `cifar10:ROOT` (cifar100, svhn, mnist, fashion-mnist, folder) or
+    `random`; samples: how many, chosen by `sampling.choose`, all for None; layout: `nchw` or `nhwc`
+    where a file's axes do not tell; input_shape: what the network takes, without the batch axis;
+    download: torchvision may fetch the data set. Raises DataError.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split '{split}'.", suggest(split, SPLITS))
@@ -92,7 +92,7 @@ def load_data(
     notes = list(source.notes)
     if samples is not None and samples > source.total:
         notes.append(
-            f"{samples:,} samples were asked for; {spec} has {source.total:,} in its {split} split: all are taken."
+            f"{samples:,} samples were asked for; {spec} ({split}) has {source.total:,}: all are taken."
         )
     raw, y = source.take(index)
     x = _as_float(raw)

@@ -15,12 +15,11 @@ from typing import Any
 
 from torch import nn
 
-from specdiag.errors import ArchitectureError, MissingExtra
+from specdiag.errors import ArchitectureError, MissingExtra, suggest
 from specdiag.loading.networks.cnn import Cnn4, Cnn7
 from specdiag.loading.networks.lenet import LeNet
 from specdiag.loading.networks.mlp import Mlp
 from specdiag.loading.networks.resnet_cifar import ResNetCifar
-from specdiag.plugins import suggest
 
 Factory = Callable[..., nn.Module]
 DEPTHS = (20, 32, 44, 56, 110)
@@ -57,7 +56,7 @@ def factory(spec: str) -> Factory:
 
 
 def runs_code(spec: str) -> bool:
-    """Whether building the spec imports code of the user's choice: never do it on a checkpoint's word alone."""
+    """Whether building the spec imports the user's code: never to be done on a checkpoint's word alone."""
     return ":" in spec and not spec.startswith(("torchvision:", "timm:"))
 
 

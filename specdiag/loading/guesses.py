@@ -1,14 +1,15 @@
-"""Which known architectures could have these names and shapes? Cheap: nothing is built here but for torchvision's classes."""
+"""Which known architectures could have these names and shapes? Cheap: nothing is built here."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterator
+from importlib.metadata import version
 
 from specdiag.loading.factories import DEPTHS, torchvision_names
 from specdiag.loading.matching import COUNTER, Shapes
-from specdiag.loading.torchvision_names import FINGERPRINTS
+from specdiag.loading.torchvision_names import FINGERPRINTS, TABLE_OF
 
 Guess = tuple[str, dict[str, object]]
 CLASSES = 1000
@@ -87,8 +88,10 @@ def _lenet(shapes: Shapes) -> Iterator[Guess]:
 
 def _torchvision(shapes: Shapes) -> Iterator[Guess]:
     names = FINGERPRINTS.get(fingerprint(list(shapes)), ())
-    listed = {name for group in FINGERPRINTS.values() for name in group}
-    fresh = tuple(name for name in torchvision_names() if name not in listed)
+    fresh: tuple[str, ...] = ()
+    if tuple(int(part) for part in version("torchvision").split(".")[:2]) > TABLE_OF:
+        listed = {name for group in FINGERPRINTS.values() for name in group}
+        fresh = tuple(name for name in torchvision_names() if name not in listed)
     classes = _classes(shapes)
     for name in (*names, *fresh):
         yield f"torchvision:{name}", {} if classes in (None, CLASSES) else {"num_classes": classes}

@@ -1,4 +1,4 @@
-"""Image data sets through torchvision, and folders of images. Only the chosen images of a folder are decoded."""
+"""Image data sets through torchvision, and folders of images, of which only the chosen ones are decoded."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ def torchvision_set(name: str, root: Path, split: str, download: bool) -> Source
 
 
 def folder(root: Path, split: str, input_shape: tuple[int, ...] | None) -> Source:
-    """Images below `root`, one subfolder per class, classes in alphabetical order; without subfolders no labels.
+    """Images below `root`, one subfolder per class, in alphabetical order; without subfolders no labels.
 
-    With subfolders `train` and `test` (or `val`) each is its split, else everything is the test split. Images
-    of another size than the network's are resized and centre-cropped as ImageNet evaluation does, with a note.
+    With subfolders `train` and `test` (or `val`) each is its split, else everything is the test split.
+    Images of another size than the network's are resized and centre-cropped as ImageNet evaluation does,
+    with a note.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.", "Check the path after 'folder:'.")
@@ -77,12 +78,9 @@ def folder(root: Path, split: str, input_shape: tuple[int, ...] | None) -> Sourc
         x = _decode([files[number] for number in index], input_shape)
         return x, None if labels is None else labels[index]
 
-    note = (
-        f"Images are resized and centre-cropped to {input_shape[1]}x{input_shape[2]}."
-        if _is_image(input_shape)
-        else ""
-    )
-    notes = (note,) if note and not _has_size(files[0], input_shape) else ()
+    notes: tuple[str, ...] = ()
+    if input_shape is not None and not _has_size(files[0], input_shape):
+        notes = (f"Images are resized and centre-cropped to {input_shape[1]}x{input_shape[2]}.",)
     return Source(len(files), take, image=True, classes=len(names) or None, notes=notes)
 
 

@@ -18,9 +18,10 @@ SHOWN_TENSORS = 100_000
 def inspect(path: Path | str, weights: str | None = None) -> dict[str, Any]:
     """A JSON-able report; refused files get one too, with `error`, `reason` and `next`.
 
-    Keys: path, size, sha256, format, loadable, error, reason, weights, candidates, stripped, count (of tensors),
-    parameters, dtypes, not_finite, tensors [(name, shape, dtype)], architectures [flags], metadata, safety (findings
-    {id, text}), blocked, dangerous, next (commands or steps). Raises CheckpointError only where there is no file.
+    Keys: path, size, sha256, format, loadable, error, reason, weights, candidates, stripped, count (of
+    tensors), parameters, dtypes, not_finite, tensors [(name, shape, dtype)], architectures [flags],
+    metadata, safety (findings {id, text}), blocked, dangerous, next (commands or steps). Raises
+    CheckpointError only where there is no file.
     """
     path = Path(path)
     format = sniff.identify(path)

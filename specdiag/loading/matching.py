@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,28 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from specdiag.errors import ArchitectureError
+from specdiag.loading.extras import without_copy, without_normaliser
+from specdiag.loading.reparam import sets, unparametrise
 
 Shapes = dict[str, tuple[int, ...]]
+Found = dict[str, list[float]] | None
 COUNTER = "num_batches_tracked"
-OUTER = ("model", "net", "backbone", "encoder", "network", "module")
+UNEXPECTED = "(not in the network)"
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many of the network's tensors were loaded, and which prefixes had to go for that."""
+    """How many of the network's tensors were loaded, and which prefixes had to go for that.
+
+    normalise: {'mean': [...], 'std': [...]} where the file holds an input normalisation that is no part
+    of the network: it belongs in front of it.
+    """
 
     matched: int
     total: int
     stripped: tuple[str, ...] = ()
+    normalise: Found = None
 
     def __str__(self) -> str:
         return f"{self.matched}/{self.total} tensors matched"
@@ -34,8 +42,8 @@ class Coverage:
 class _OnMeta(TorchFunctionMode):
     """Parameters come from torch.empty: on the meta device they cost neither memory nor initialisation.
 
-    `torch.device("meta")` would do it for every tensor, and then networks that compute their layout with tensors
-    (torchvision's RegNet) cannot be built.
+    `torch.device("meta")` would do it for every tensor, and then networks that compute their layout with
+    tensors (torchvision's RegNet) cannot be built.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,7 +72,7 @@ def fits(network: Shapes, weights: Shapes) -> bool:
 
 
 def variants(names: list[str], wanted: set[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """({name in the file: name in the network}, prefixes taken off), as the names are unless stripping makes them match."""
+    """({name in the file: name in the network}, prefixes taken off): only where that makes them match."""
     plain = {name: name for name in names}
     if _same(plain.values(), wanted):
         return plain, ()
@@ -72,16 +80,34 @@ def variants(names: list[str], wanted: set[str]) -> tuple[dict[str, str], tuple[
     inner = {name: re.sub(r"(?<=\.)module\.", "", name) for name in names}
     if _same(inner.values(), wanted):
         return inner, ("module.",)
-    current, stripped = plain, []
-    while True:
-        heads = {name.split(".", 1)[0] for name in current.values()}
-        head = next(iter(heads)) if len(heads) == 1 else ""
-        if head not in OUTER or any("." not in name for name in current.values()):
-            return plain, ()
-        stripped.append(head + ".")
-        current = {name: short.split(".", 1)[1] for name, short in current.items()}
+    for current, stripped in outer_variants(names):
         if _same(current.values(), wanted):
-            return current, tuple(stripped)
+            return current, stripped
+    return plain, ()
+
+
+def outer_variants(names: Iterable[str]) -> Iterator[tuple[dict[str, str], tuple[str, ...]]]:
+    """The names without the first part that all share (`model.`, `net.`, `backbone.`), again and again."""
+    current = {name: name for name in names}
+    stripped: tuple[str, ...] = ()
+    while current:
+        heads = {name.partition(".")[0] for name in current.values()}
+        if len(heads) != 1 or any("." not in name for name in current.values()):
+            return
+        stripped = (*stripped, next(iter(heads)) + ".")
+        current = {name: short.partition(".")[2] for name, short in current.items()}
+        yield current, stripped
+
+
+def readings(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[dict[str, torch.Tensor], Found]]:
+    """The weights as they are, then without a wrapper's copy and without its input normalisation."""
+    yield dict(tensors), None
+    single = without_copy(tensors)
+    if len(single) < len(tensors):
+        yield single, None
+    rest, normalise = without_normaliser(single)
+    if normalise is not None:
+        yield rest, normalise
 
 
 def differences(network: Shapes, weights: Shapes) -> list[str]:
@@ -95,7 +121,7 @@ def differences(network: Shapes, weights: Shapes) -> list[str]:
         for name in network
         if name not in weights and not name.endswith(COUNTER)
     ]
-    lines += [f"{name} (not in the network)" for name in weights if name not in network]
+    lines += [f"{name} {UNEXPECTED}" for name in weights if name not in network]
     return lines
 
 
@@ -106,22 +132,42 @@ def load(
 
     Raises ArchitectureError that lists at most five differing tensors.
     """
+    if isinstance(network, nn.Module):
+        names = network.state_dict()
+        if sets(names) and not set(names) <= set(tensors):
+            unparametrise(network)
     frame = network if isinstance(network, dict) else shapes_of(network.state_dict())
-    renamed, stripped = variants(list(tensors), set(frame))
-    weights = {renamed[name]: tensor for name, tensor in tensors.items()}
-    lines = differences(frame, shapes_of(weights))
-    if lines:
-        total = len(_without_counters(frame))
-        fit = total - sum(1 for line in lines if not line.endswith("(not in the network)"))
-        shown = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
-        what = f"The weights do not fit {label}: {fit}/{total} tensors matched, {len(lines)} differ: {shown}."
-        raise ArchitectureError(
-            what, "Choose another --arch or --arch-arg; `specdiag inspect` lists what matches."
-        )
-    needed = [name for name in frame if name in weights or not name.endswith(COUNTER)]
-    if not dry and isinstance(network, nn.Module):
-        network.load_state_dict(weights, strict=False)
-    return Coverage(len(needed), len(needed), stripped)
+    for reading, normalise in readings(tensors):
+        renamed, stripped = variants(list(reading), set(frame))
+        weights = {renamed[name]: tensor for name, tensor in reading.items()}
+        if differences(frame, shapes_of(weights)):
+            continue
+        needed = [name for name in frame if name in weights or not name.endswith(COUNTER)]
+        if not dry and isinstance(network, nn.Module):
+            network.load_state_dict(weights, strict=False)
+        return Coverage(len(needed), len(needed), stripped, normalise)
+    raise _misfit(frame, tensors, label)
+
+
+def _misfit(frame: Shapes, tensors: Mapping[str, torch.Tensor], label: str) -> ArchitectureError:
+    renamed, _ = variants(list(tensors), set(frame))
+    weights = shapes_of({renamed[name]: tensor for name, tensor in tensors.items()})
+    lines = differences(frame, weights)
+    total = len(_without_counters(frame))
+    fit = total - sum(1 for line in lines if not line.endswith(UNEXPECTED))
+    shown = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+    what = f"The weights do not fit {label}: {fit}/{total} tensors matched, {len(lines)} differ: {shown}."
+    for head in dict.fromkeys(name.partition(".")[0] for name in tensors):
+        part = {
+            name.removeprefix(head + "."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(head + ".")
+        }
+        if part and len(part) < len(tensors) and not differences(frame, shapes_of(part)):
+            return ArchitectureError(what, f"Its part '{head}' fits: add --weights {head}.")
+    return ArchitectureError(
+        what, "Choose another --arch or --arch-arg; `specdiag inspect` lists what matches."
+    )
 
 
 def _same(names: Any, wanted: set[str]) -> bool:

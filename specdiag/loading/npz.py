@@ -1,4 +1,4 @@
-"""Data in .npz files: `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test`. Pickled arrays are never loaded."""
+"""Data in .npz files: `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test`. Nothing pickled is loaded."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ DAMAGED = (
 def source(path: Path, split: str, layout: str | None, input_shape: tuple[int, ...] | None) -> Source:
     """One split of an .npz file.
 
-    `x` alone is the test split; with `x_test` beside it, or `x_train`, each split is its own. Four-dimensional x are
-    images, three-dimensional ones grey images (N, H, W) unless the network takes that shape, two-dimensional ones
-    features. Raises DataError.
+    `x` alone is the test split; with `x_test` beside it, or `x_train`, each split is its own.
+    Four-dimensional x are images, three-dimensional ones grey images (N, H, W) unless the network takes
+    that shape, two-dimensional ones features. Raises DataError.
     """
     arrays = _open(path)
     try:
@@ -63,7 +63,7 @@ def source(path: Path, split: str, layout: str | None, input_shape: tuple[int, .
 
 
 def to_nchw(x: Array, path: Path, layout: str | None, input_shape: tuple[int, ...] | None) -> Array:
-    """Images (N, ?, ?, ?) as (N, C, H, W): by `layout`, by which axis holds 1, 3 or 4, and by the network's input."""
+    """Images as (N, C, H, W): by `layout`, by which axis holds 1, 3 or 4, and by the network's input."""
     if layout is None:
         first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
         wanted = tuple(input_shape or ())

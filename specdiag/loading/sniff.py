@@ -1,4 +1,4 @@
-"""What a file is, by its bytes: the suffix is never asked. No torch, nothing is parsed deeper than a header."""
+"""What a file is, by its bytes: the suffix is never asked. No torch; headers alone are parsed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,23 @@ TORCH_SAVE = "Save its weights with torch.save(model.state_dict(), 'weights.pt')
 AGAIN = "Download it again; the file in your folder is not the checkpoint."
 UNPACK = "Unpack it and give the checkpoint inside."
 
-LOADABLE = ("torch-zip", "torch-legacy")
+LOADABLE = (
+    "torch-zip",
+    "torch-legacy",
+    "safetensors",
+    "npz",
+    "pickle",
+    "torchscript",
+    "torch-export",
+    "hf-folder",
+)
 CAUSES: dict[str, tuple[str, str]] = {
     "empty": ("is empty (0 bytes)", "Download or save it again."),
     "zeros": ("holds only zero bytes, as an interrupted download leaves behind", "Download it again."),
-    "html": ("is a web page (HTML), not a checkpoint", "Open the link in a browser to see why, then download it again."),
+    "html": (
+        "is a web page (HTML), not a checkpoint",
+        "Open the link in a browser to see why, then download it again.",
+    ),
     "xml": ("is an XML document, often an error message of a download server", AGAIN),
     "json": ("is a JSON text, not a checkpoint", "Give the file with the weights beside it."),
     "text": ("is a plain text, not a checkpoint", AGAIN),
@@ -58,36 +70,75 @@ CAUSES: dict[str, tuple[str, str]] = {
     "tar": ("is a tar archive", UNPACK),
     "zip": ("is a zip archive without a checkpoint's layout", UNPACK),
     "empty-zip": ("is a zip archive with nothing inside", "Save or download it again."),
-    "truncated-zip": ("is cut off: the end of its zip archive is missing", "Download or copy it again, to the end."),
+    "truncated-zip": (
+        "is cut off: the end of its zip archive is missing",
+        "Download or copy it again, to the end.",
+    ),
     "damaged-zip": ("is a damaged zip archive", "Download or copy it again."),
-    "truncated-safetensors": ("is cut off: it is shorter than its safetensors header says", "Download it again."),
+    "truncated-safetensors": (
+        "is cut off: it is shorter than its safetensors header says",
+        "Download it again.",
+    ),
     "torchscript": ("is a TorchScript archive, which carries code", TORCH_SAVE),
     "torch-export": ("is a torch.export program (.pt2)", TORCH_SAVE),
     "torch-package": ("is a torch.package archive, which carries Python code", TORCH_SAVE),
-    "mar": ("is a TorchServe model archive, which carries Python code", "Unzip it and give the .pt file inside."),
-    "torch-tar": ("is in the tar format of torch before 0.1.2", "Load it with an old torch and save it again with torch.save."),
+    "mar": (
+        "is a TorchServe model archive, which carries Python code",
+        "Unzip it and give the .pt file inside.",
+    ),
+    "torch-tar": (
+        "is in the tar format of torch before 0.1.2",
+        "Load it with an old torch and save it again with torch.save.",
+    ),
     "torch7": ("is a Lua Torch7 file", "Convert it to a torch state_dict first."),
     "pickle": ("is a bare pickle, not a torch checkpoint", TORCH_SAVE),
-    "keras-hdf5": ("is an HDF5 file (Keras weights?)", "Not supported: export the weights to .npz or to a torch state_dict."),
-    "keras-zip": ("is a Keras 3 archive", "Not supported: export the weights to .npz or to a torch state_dict."),
+    "keras-hdf5": (
+        "is an HDF5 file (Keras weights?)",
+        "Not supported: export the weights to .npz or to a torch state_dict.",
+    ),
+    "keras-zip": (
+        "is a Keras 3 archive",
+        "Not supported: export the weights to .npz or to a torch state_dict.",
+    ),
     "onnx": ("is an ONNX graph", "Not supported: give the torch checkpoint it was exported from."),
-    "gguf": ("is a GGUF file of quantised weights", "Not supported: give the original torch or safetensors weights."),
-    "tf-index": ("is the index of a TensorFlow checkpoint", "Not supported: export the weights to .npz or to torch."),
-    "tf-saved-model": ("is a TensorFlow SavedModel", "Not supported: export the weights to .npz or to torch."),
-    "flax-msgpack": ("looks like a Flax (msgpack) checkpoint", "Not supported: export the weights to .npz or safetensors."),
-    "npy": ("is one NumPy array, not a set of named weights", "Give an .npz, or name it as data with --data."),
+    "gguf": (
+        "is a GGUF file of quantised weights",
+        "Not supported: give the original torch or safetensors weights.",
+    ),
+    "tf-index": (
+        "is the index of a TensorFlow checkpoint",
+        "Not supported: export the weights to .npz or to torch.",
+    ),
+    "tf-saved-model": (
+        "is a TensorFlow SavedModel",
+        "Not supported: export the weights to .npz or to torch.",
+    ),
+    "flax-msgpack": (
+        "looks like a Flax (msgpack) checkpoint",
+        "Not supported: export the weights to .npz or safetensors.",
+    ),
+    "npy": (
+        "is one NumPy array, not a set of named weights",
+        "Give an .npz, or name it as data with --data.",
+    ),
     "npz": ("is a NumPy archive", "As data, name it with --data."),
     "safetensors": ("is a safetensors file", "Load it with safetensors and save it again with torch.save."),
     "hf-folder": ("is a Hugging Face folder", "Give the weights file inside."),
-    "peft-folder": ("is a LoRA adapter, which needs its base model", "Merge it into the base model and save the result."),
+    "peft-folder": (
+        "is a LoRA adapter, which needs its base model",
+        "Merge it into the base model and save the result.",
+    ),
     "dcp-folder": (
         "is a distributed checkpoint (DCP)",
         "Join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt",
     ),
-    "deepspeed-folder": ("is a DeepSpeed checkpoint in shards", "Join it: python zero_to_fp32.py . joined.pt"),
+    "deepspeed-folder": (
+        "is a DeepSpeed checkpoint in shards",
+        "Join it: python zero_to_fp32.py . joined.pt",
+    ),
     "folder": ("is a folder without a checkpoint's layout", "Give the checkpoint file inside."),
     "unknown": ("is in no format specdiag knows", TORCH_SAVE),
-}  # fmt: skip
+}
 
 
 def identify(path: Path) -> str:

@@ -1,8 +1,10 @@
-"""Torchvision's classifiers by the fingerprint of their parameter names, so that matching builds only the few that can fit.
+"""Torchvision's classifiers by the fingerprint of their parameter names: matching builds only what can fit.
 
-`fingerprint` in `guesses` makes the keys; a test compares this table with the installed torchvision. Models of a newer
-torchvision that are not listed are built and compared one by one.
+`fingerprint` in `guesses` makes the keys; a test compares this table with the installed torchvision.
+Models of a newer torchvision that are not listed are built and compared one by one.
 """
+
+TABLE_OF = (0, 27)
 
 FINGERPRINTS: dict[str, tuple[str, ...]] = {
     "ab64f8c5af4b": ("alexnet",),

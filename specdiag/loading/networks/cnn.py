@@ -6,6 +6,8 @@ little sister for images of 8x8 to 28x28. Inputs (N, channels, size, size); outp
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from specdiag.errors import ArchitectureError
 
 
 class Cnn7(nn.Module):
-    """Convolutions w, w, pool, 2w, 2w, pool, 4w, 4w, pool, 8w (no padding), pool, linear; each 3x3, BatchNorm, ReLU."""
+    """w, w, pool, 2w, 2w, pool, 4w, 4w, pool, 8w (no padding), pool, linear; 3x3, BatchNorm, ReLU."""
 
     def __init__(self, width: int = 32, classes: int = 10, channels: int = 3, size: int = 32) -> None:
         super().__init__()
@@ -23,7 +25,7 @@ class Cnn7(nn.Module):
             what = f"cnn7 needs images of at least 32x32, not size={size}."
             raise ArchitectureError(what, "Use cnn4 for smaller images.")
         widths = [channels, width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width]
-        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for number, (inner, outer) in enumerate(pairwise(widths), start=1):
             padding = 0 if number == 7 else 1
             self.add_module(f"conv{number}", nn.Conv2d(inner, outer, 3, padding=padding, bias=False))
             self.add_module(f"bn{number}", nn.BatchNorm2d(outer))
@@ -41,7 +43,7 @@ class Cnn7(nn.Module):
 
 
 class Cnn4(nn.Module):
-    """Convolutions w, w, pool, 2w, 2w, pool, linear; each 3x3 with padding 1, BatchNorm, ReLU."""
+    """w, w, pool, 2w, 2w, pool, linear; 3x3 convolutions with padding 1, BatchNorm, ReLU."""
 
     def __init__(self, width: int = 16, classes: int = 10, channels: int = 1, size: int = 8) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Cnn4(nn.Module):
                 f"cnn4 needs images of at least 4x4, not size={size}.", "Pass a larger size."
             )
         widths = [channels, width, width, 2 * width, 2 * width]
-        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for number, (inner, outer) in enumerate(pairwise(widths), start=1):
             self.add_module(f"conv{number}", nn.Conv2d(inner, outer, 3, padding=1, bias=False))
             self.add_module(f"bn{number}", nn.BatchNorm2d(outer))
         self.linear = nn.Linear(2 * width * side * side, classes)

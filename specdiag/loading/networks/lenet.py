@@ -1,4 +1,4 @@
-"""LeNet-5 with ReLU and max-pooling, under the names that tutorials use (`conv1`, `conv2`, `fc1`, `fc2`, `fc3`)."""
+"""LeNet-5 with ReLU and max-pooling, under the names that tutorials use (`conv1` to `fc3`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from specdiag.errors import ArchitectureError
 class LeNet(nn.Module):
     """Two 5x5 convolutions with pooling, three linear layers.
 
-    Images of 28x28 are padded by 2, as in LeCun et al. 1998; larger ones are not. Inputs (N, channels, size, size).
+    Images of 28x28 are padded by 2, as in LeCun et al. 1998; larger ones are not. Inputs (N, channels,
+    size, size).
     """
 
     def __init__(self, classes: int = 10, channels: int = 1, size: int = 28) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -20,14 +21,14 @@ class Mlp(nn.Module):
     def __init__(self, sizes: Sequence[int] = (64, 128, 10), bias: bool = True) -> None:
         super().__init__()
         if (
-            isinstance(sizes, str)
+            not isinstance(sizes, list | tuple)
             or len(sizes) < 2
             or any(isinstance(n, bool) or not isinstance(n, int) for n in sizes)
         ):
             raise ArchitectureError(
                 f"sizes={sizes!r} is no list of layer sizes.", "Pass e.g. sizes=[64,128,10]."
             )
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(pairwise(sizes))
         self.hidden = nn.ModuleList(nn.Linear(inner, outer, bias=bias) for inner, outer in pairs[:-1])
         self.linear = nn.Linear(*pairs[-1], bias=bias)
 

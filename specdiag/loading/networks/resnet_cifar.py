@@ -1,6 +1,7 @@
 """Residual networks for CIFAR (He et al. 2016, section 4.2): 6n + 2 layers, three stages of width 16, 32, 64.
 
-Parameter names are those of the widespread public checkpoints of the family (`conv1`, `layer1.0.conv1`, `linear`).
+Parameter names are those of the widespread public checkpoints of the family (`conv1`, `layer1.0.conv1`,
+`linear`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from specdiag.errors import ArchitectureError
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: every second pixel, new channels filled with zeros (half before, half after). No parameters."""
+    """Option A: every second pixel; new channels are zeros, half before, half after. No parameters."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
