@@ -27,7 +27,7 @@ def make(scale: float = 1.0) -> xarray.Dataset:
             ),
             "fooled": ("sample", np.array([True, False, True, False])),
             "label": ("sample", np.array([3, 1, 4, 1])),
-            "elapsed": ("sample", np.array([0.5, np.nan, np.inf, -0.0]), {"units": "s"}),
+            "elapsed": ("sample", np.array([0.5, np.nan, np.inf, -0.0]), {"units": "seconds"}),
             "total": ((), np.float64(0.1)),
             "empty": ("nothing", np.zeros(0, np.float32)),
         },
@@ -120,6 +120,16 @@ def test_a_group_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert digest(path) == before
     store.write_group(path, "spectrum", make(2.0), overwrite=True)
     xarray.testing.assert_equal(store.read_group(path, "spectrum"), make(2.0))
+
+
+def test_an_open_reader_keeps_the_whole_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    store.write_group(path, "spectrum", make())
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        store.write_group(path, "spectrum", make(2.0), overwrite=True)
+        assert reader.read() == before
+    assert path.read_bytes() != before
 
 
 def test_provenance_round_trip() -> None:
