@@ -136,16 +136,31 @@ class Stencil:
         return scipy.sparse.csr_matrix((np.concatenate(values), place), shape=shape)
 
     def split(self) -> list[tuple[Stencil, int]]:
-        """Independent undilated stencils and how often each occurs.
+        """Independent undilated stencils without dead channels, and how often each occurs.
 
         The union of their singular values, filled up with zeros to `count`, is the stencil's spectrum. A
         circular stencil is returned as it is.
         """
         if self.circular:
             return [(self, 1)]
+        kernel = self.kernel
+        for side in (1, 2):
+            # outputs or inputs that are zero in every group and tap (pruned networks have them)
+            alive = kernel.any(axis=tuple(axis for axis in range(kernel.ndim) if axis != side))
+            kernel = kernel if alive.all() else kernel.compress(alive, axis=side)
         parts = []
         for choice in product(*(axis.split() for axis in self.axes)):
             axes = tuple(axis for axis, _ in choice)
-            if all(axis.inputs > 0 and axis.outputs > 0 for axis in axes):
-                parts.append((Stencil(self.kernel, axes), prod(copies for _, copies in choice)))
+            if kernel.size and all(axis.inputs > 0 and axis.outputs > 0 for axis in axes):
+                parts.append((Stencil(kernel, axes), prod(copies for _, copies in choice)))
         return parts
+
+    @property
+    def rank(self) -> int:
+        """Number of singular values that are not zero for the pattern's sake: unread inputs and empty outputs."""
+        touched = [[axis.reads(tap, self.circular) for tap in range(axis.taps)] for axis in self.axes]
+        sides = []
+        for side in (0, 1):
+            reached = (len(np.unique(np.concatenate([pair[side] for pair in axis]))) for axis in touched)
+            sides.append(self.groups * self.kernel.shape[1 + side] * prod(reached))
+        return min(sides)
