@@ -122,6 +122,15 @@ def test_a_group_is_replaced_only_when_asked(tmp_path: Path) -> None:
     xarray.testing.assert_equal(store.read_group(path, "spectrum"), make(2.0))
 
 
+@pytest.mark.parametrize("unit", ["seconds", "days", "days since 2000-01-01"])
+def test_units_do_not_turn_numbers_into_times(tmp_path: Path, unit: str) -> None:
+    dataset = xarray.Dataset({"x": ("i", np.array([0.5, 1.5]), {"units": unit})})
+    store.write_group(tmp_path / "a.h5", "x", dataset)
+    # a second write carries the first group over
+    store.write_group(tmp_path / "a.h5", "y", dataset)
+    xarray.testing.assert_identical(store.read_group(tmp_path / "a.h5", "x"), dataset)
+
+
 def test_an_open_reader_keeps_the_whole_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     store.write_group(path, "spectrum", make())
