@@ -122,12 +122,14 @@ def data_range(model: Model, batch: Batch, clip: bool) -> tuple[Bound, Bound]:
 
 def norms(x: torch.Tensor) -> torch.Tensor:
     """||x||_2 of each sample, (N,) float64."""
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=torch.float64)
+    length: torch.Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), dtype=torch.float64)
+    return length
 
 
 def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Values (N,) or (1,) as a factor of samples `like`, in their dtype."""
-    return values.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+    shaped: torch.Tensor = values.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+    return shaped
 
 
 def like(x: torch.Tensor, model: torch.Tensor) -> torch.Tensor:

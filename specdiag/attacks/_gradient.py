@@ -115,7 +115,7 @@ def climb(
     dead, taken = done.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows, count = None, len(x)
     for k in range(steps):
-        here, origin = _take(points, rows), _take(x, rows)
+        here, origin = take(points, rows), take(x, rows)
         gradient = pull_back(forward, here, loss, _pick(labels, rows), _pick(reference, rows), targeted)
         ended = ~gradient.usable
         if stop:
@@ -135,7 +135,7 @@ def climb(
         if observe is not None:
             observe(k, points, gradient)
             continue
-        rows, count = _repack(done, rows, len(here), count)
+        rows, count = repack(done, rows, len(here), count)
         if count == 0:
             break
     return Outcome(points, dead, taken)
@@ -207,7 +207,8 @@ def ascend(
     ).x
 
 
-def _take(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def take(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """The samples at `rows`, all for None."""
     return x if rows is None else x.index_select(0, rows)
 
 
@@ -215,7 +216,7 @@ def _pick(values: Any, rows: torch.Tensor | None) -> Any:
     return values if values is None or rows is None else values[rows]
 
 
-def _repack(
+def repack(
     done: torch.Tensor, rows: torch.Tensor | None, size: int, count: int
 ) -> tuple[torch.Tensor | None, int]:
     """Rows still to do, padded to a multiple of 8 by the last of them, when that makes the batch smaller."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -49,6 +50,32 @@ def pgd(
     )
     ball.check(found.x, batch.x)
     return found
+
+
+def one_step(attack: Any, name: str, norm: Norm, model: Model, batch: Batch) -> Outcome:
+    """The whole eps along the gradient at the clean point."""
+    eps = radius(attack.eps, name, batch)
+    low, high = data_range(model, batch, attack.clip)
+    ball = Ball(norm, eps, low, high)
+    loss = parse_loss(attack.loss)
+    if loss.needs_reference:
+        raise UsageError(
+            "--loss sum-of-squares has no gradient at the clean point, where one-step attacks take theirs.",
+            "Use --attack pgd-l2 or another --loss.",
+        )
+    labels, targeted = aim(attack, loss, model, batch)
+    move = projected(ball, math.inf)
+    found = climb(model.forward, batch.x, labels, loss=loss, move=move, steps=1, targeted=targeted)
+    ball.check(found.x, batch.x)
+    return found
+
+
+def random_point(attack: Any, name: str, norm: Norm, model: Model, batch: Batch) -> torch.Tensor:
+    """X plus a random offset of norm eps (l2), or uniform in the cube of half width eps (linf)."""
+    ball = Ball(norm, radius(attack.eps, name, batch), *data_range(model, batch, attack.clip))
+    x = ball.put(batch.x, ball.random(batch, name, surface=norm == "l2"))
+    ball.check(x, batch.x)
+    return x
 
 
 def radius(eps: Any, name: str, batch: Batch) -> float | torch.Tensor:

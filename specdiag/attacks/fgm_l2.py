@@ -1,0 +1,53 @@
+"""One step of length eps along the gradient (fast gradient method, farnia2019 eq. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from specdiag.attacks import _options
+from specdiag.attacks._losses import parse_loss
+from specdiag.schema import Attack
+
+if TYPE_CHECKING:
+    import torch
+
+    from specdiag.attacks._gradient import Observe, Outcome
+    from specdiag.model import Model
+    from specdiag.sampling import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class FgmL2:
+    """x + eps g / ||g||_2, with g the gradient of the loss at x."""
+
+    eps: float | Literal["auto"] | None = _options.eps()
+    loss: str = _options.loss()
+    target: int | Literal["random", "least-likely"] | None = _options.target()
+    label: Literal["true", "predicted"] = _options.label()
+    clip: bool = _options.clip()
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown loss before anything runs."""
+        parse_loss(self.loss)
+
+    def run(
+        self, model: Model, batch: Batch, *, stop: bool = False, observe: Observe | None = None
+    ) -> Outcome:
+        """The attack with its details; one step has nothing to stop, and `observe` is not called."""
+        from specdiag.attacks._run import one_step
+
+        return one_step(self, "fgm-l2", "l2", model, batch)
+
+    def perturb(self, model: Model, batch: Batch) -> torch.Tensor:
+        """The perturbed x, (N, *input shape)."""
+        return self.run(model, batch).x
+
+
+ATTACK = Attack(
+    name="fgm-l2",
+    summary="One step of length eps along the gradient.",
+    source="farnia2019, section 2",
+    options=FgmL2,
+    norm="l2",
+)
