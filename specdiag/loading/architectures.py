@@ -17,6 +17,7 @@ from specdiag.loading.factories import BUILTIN, factory, parse_arch_args, runs_c
 from specdiag.loading.guesses import guesses
 from specdiag.loading.matching import (
     Coverage,
+    Frame,
     Shapes,
     fits,
     load,
@@ -128,7 +129,7 @@ def _match(shapes: Shapes) -> list[Architecture]:
     found = []
     for spec, args in guesses(shapes):
         frame = _skeleton_or_none(spec, args)
-        if frame is not None and fits(frame, shapes):
+        if frame is not None and fits(frame.shapes, shapes):
             found.append(Architecture(spec, dict(args)))
     return found
 
@@ -144,7 +145,7 @@ def network_for(
     if not runs_code(spec):
         frame = _skeleton_or_none(spec, dict(args or {}))
         if frame is not None:
-            load(frame, tensors, spec, dry=True)
+            load(frame, tensors, spec)
     network = build(spec, args)
     return network, load(network, tensors, spec)
 
@@ -210,7 +211,7 @@ def _check_arguments(spec: str, make: Any, arguments: Mapping[str, Any]) -> None
             )
 
 
-def _skeleton_or_none(spec: str, args: Mapping[str, Any]) -> Shapes | None:
+def _skeleton_or_none(spec: str, args: Mapping[str, Any]) -> Frame | None:
     """Names and shapes of a network without its memory; None where it cannot be built that way."""
     try:
         return skeleton(lambda: build(spec, args))

@@ -76,8 +76,8 @@ def _scan(path: Path, format: str, report: dict[str, Any]) -> None:
 def _contents(path: Path, weights: str | None, report: dict[str, Any]) -> None:
     from specdiag.loading import checkpoints
 
-    report["sha256"] = checkpoints.sha256_of(path)
     checkpoint = checkpoints.read_checkpoint(path, weights)
+    report["sha256"] = checkpoint.sha256
     tensors = checkpoint.tensors
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():

@@ -53,10 +53,27 @@ class _OnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def skeleton(make: Callable[[], nn.Module]) -> Shapes:
-    """Names and shapes of the tensors of a network, built without memory for its weights."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a network wants to be given: names and shapes, and names of buffers that it keeps out of its state_dict.
+
+    Those are computed when it is built; TorchScript files hold them all the same.
+    """
+
+    shapes: Shapes
+    hidden: frozenset[str]
+
+
+def frame_of(network: nn.Module) -> Frame:
+    """The frame of a network."""
+    shapes = shapes_of(network.state_dict())
+    return Frame(shapes, frozenset(name for name, _ in network.named_buffers() if name not in shapes))
+
+
+def skeleton(make: Callable[[], nn.Module]) -> Frame:
+    """The frame of a network, built without memory for its weights."""
     with torch.random.fork_rng(devices=[]), _OnMeta():
-        return shapes_of(make().state_dict())
+        return frame_of(make())
 
 
 def shapes_of(tensors: Mapping[str, Any]) -> Shapes:
@@ -125,10 +142,8 @@ def differences(network: Shapes, weights: Shapes) -> list[str]:
     return lines
 
 
-def load(
-    network: nn.Module | Shapes, tensors: Mapping[str, torch.Tensor], label: str, dry: bool = False
-) -> Coverage:
-    """Compare, then copy the weights into the network (not with `dry`, where shapes stand for the network).
+def load(network: nn.Module | Frame, tensors: Mapping[str, torch.Tensor], label: str) -> Coverage:
+    """Compare, then copy the weights into the network; with a frame only compare.
 
     Raises ArchitectureError that lists at most five differing tensors.
     """
@@ -136,17 +151,19 @@ def load(
         names = network.state_dict()
         if sets(names) and not set(names) <= set(tensors):
             unparametrise(network)
-    frame = network if isinstance(network, dict) else shapes_of(network.state_dict())
+    frame = network if isinstance(network, Frame) else frame_of(network)
+    shapes = frame.shapes
     for reading, normalise in readings(tensors):
-        renamed, stripped = variants(list(reading), set(frame))
-        weights = {renamed[name]: tensor for name, tensor in reading.items()}
-        if differences(frame, shapes_of(weights)):
+        kept = {name: tensor for name, tensor in reading.items() if name not in frame.hidden}
+        renamed, stripped = variants(list(kept), set(shapes))
+        weights = {renamed[name]: tensor for name, tensor in kept.items()}
+        if differences(shapes, shapes_of(weights)):
             continue
-        needed = [name for name in frame if name in weights or not name.endswith(COUNTER)]
-        if not dry and isinstance(network, nn.Module):
+        needed = [name for name in shapes if name in weights or not name.endswith(COUNTER)]
+        if isinstance(network, nn.Module):
             network.load_state_dict(weights, strict=False)
         return Coverage(len(needed), len(needed), stripped, normalise)
-    raise _misfit(frame, tensors, label)
+    raise _misfit(shapes, tensors, label)
 
 
 def _misfit(frame: Shapes, tensors: Mapping[str, torch.Tensor], label: str) -> ArchitectureError:

@@ -134,4 +134,5 @@ def is_dangerous(name: str) -> bool:
     """Whether a name is known to run commands, touch files or load code; an unreadable one counts."""
     if is_plain(name) or is_allowed(name):
         return False
-    return UNKNOWN in name or name in DANGEROUS or name.split(".", 1)[0] in _MODULES
+    # a path is plain data, its methods write and delete
+    return UNKNOWN in name or name in DANGEROUS or name.split(".", 1)[0] in _MODULES | {"pathlib"}

@@ -116,8 +116,14 @@ class Unpickler(pickle.Unpickler):
             self.stubs[path] = type("Stub", (Stub,), {"path": path, "__slots__": ()})
         return self.stubs[path]
 
-    def persistent_load(self, pid: Any) -> StorageRef:
-        """A storage: ('storage', type, key, device, number of entries[, view])."""
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage: ('storage', type, key, device, number of entries[, view]).
+
+        Or the class of a legacy module with its source text, ('module', class, file, source): the
+        class's stub.
+        """
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]
         if (
             not isinstance(pid, tuple)
             or len(pid) < 5

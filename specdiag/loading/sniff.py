@@ -183,12 +183,15 @@ def _identify_file(path: Path) -> str:
         head = file.read(HEAD)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return kind_of_zip(path)
+    # first, because its length field can spell the start of any other format
+    found = _identify_safetensors(path, head, size)
+    if found:
+        return found
     for start, name in STARTS:
         if head.startswith(start):
             return name
     return (
         _identify_pickle(head)
-        or _identify_safetensors(path, head, size)
         or _identify_tar(path, head)
         or _identify_text(head)
         or _identify_binary(path, head, size)
@@ -196,7 +199,7 @@ def _identify_file(path: Path) -> str:
 
 
 def _identify_pickle(head: bytes) -> str | None:
-    if len(head) < 2 or head[0] != 0x80 or head[1] > 5:
+    if len(head) < 2 or head[0] != 0x80 or not 2 <= head[1] <= 5:
         return None
     return "torch-legacy" if LEGACY_MAGIC in head[:40] else "pickle"
 
