@@ -22,14 +22,14 @@ FOOLED, ROUNDS, DOUBLINGS = 0.99, 7, 12
 Batches = Callable[[], Iterable["Batch"]]
 
 
-def norm_of(spec: str) -> Literal["l2", "linf"] | None:
+def norm_of(spec: AttackSpec) -> Literal["l2", "linf"] | None:
     """The norm of an attack's eps; None where it has no eps. foolbox attacks are asked by their class."""
     attack = load_attack(spec)
     name = spec.partition(":")[2]
     if attack.name == "foolbox" and name:
         from specdiag.attacks._foreign import foolbox_norm
 
-        return foolbox_norm(name)
+        return foolbox_norm(name, tuple(spec.values.get("arguments", ())))
     norm: Literal["l2", "linf"] | None = attack.norm
     return norm
 
@@ -43,7 +43,8 @@ def resolve_options(
     """
     clip = getattr(options, "clip", None)
     notes: list[str] = []
-    for item in fields(type(options)):
+    kind: type = type(options)
+    for item in fields(kind):
         value = getattr(options, item.name)
         if isinstance(value, AttackSpec):
             settled: Any = _settle(value, model, facts, batches, clip, notes)
@@ -87,9 +88,7 @@ def resolve_eps(
             raise UsageError("--eps auto needs labelled samples to attack.", "Give a number with --eps.")
         chosen = spec if clip is None or "clip" not in declared else _with(spec, clip=clip)
         value = _smallest(chosen, facts, model, batches)
-        return _with(
-            spec, eps=value
-        ), f"{spec}: eps = {value:.4g}, the smallest that fools 99 % of the samples."
+        return _with(spec, eps=value), f"{spec}: eps = {value:.4g}, the smallest that fools 99 %."
     return spec, ""
 
 
@@ -142,7 +141,7 @@ def _smallest(spec: AttackSpec, facts: Mapping[str, float], model: Model, batche
         low, high = high, 2 * high
     else:
         raise UsageError(
-            f"{spec} does not fool 99 % of the samples up to eps = {high / 2:.3g}, so --eps auto has no answer.",
+            f"{spec} does not fool 99 % of the samples up to eps = {high / 2:.3g}; --eps auto has no answer.",
             "Give a number with --eps.",
         )
     low = low or high / 1024
@@ -185,7 +184,7 @@ def _is_minimal(spec: AttackSpec) -> bool:
         return False
     from specdiag.attacks._foreign import is_minimal
 
-    return is_minimal(spec.partition(":")[2])
+    return is_minimal(spec.partition(":")[2], tuple(spec.values.get("arguments", ())))
 
 
 def _is_number(value: Any) -> bool:

@@ -59,14 +59,14 @@ def foolbox_point(attack: Any, model: Model, batch: Batch) -> torch.Tensor:
     return x
 
 
-def foolbox_norm(name: str) -> Norm | None:
+def foolbox_norm(name: str, arguments: tuple[str, ...] = ()) -> Norm | None:
     """The norm in which a foolbox attack measures its eps, by its class; None for others than l2 and linf."""
-    return _build(_library(), name, ())[1]
+    return _build(_library(), name, arguments)[1]
 
 
-def is_minimal(name: str) -> bool:
-    """Whether the foolbox attack of this name looks for the smallest perturbation, so that it needs no eps."""
-    return _minimal(_build(_library(), name, ())[0])
+def is_minimal(name: str, arguments: tuple[str, ...] = ()) -> bool:
+    """Whether a foolbox attack looks for the smallest perturbation by itself, so that it needs no eps."""
+    return _minimal(_build(_library(), name, arguments)[0])
 
 
 def _library() -> Any:
