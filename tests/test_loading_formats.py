@@ -283,6 +283,19 @@ def npz(path: Path) -> None:
         np.savez(file, **{name: value.numpy() for name, value in weights().items()})
 
 
+@case("npz")
+def npz_of_data(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, x=np.ones((2, 3)), y=np.zeros(2))
+
+
+@case("torchscript")
+def torchscript_of_torch_1_0(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/model.json", "{}")
+        archive.writestr("m/tensors/0", b"x")
+
+
 @case("damaged-checkpoint")
 def npz_of_objects(path: Path) -> None:
     array = np.empty(1, object)
@@ -647,3 +660,52 @@ def test_timm_checkpoint_with_averaged_weights(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(path, "state_dict_ema")
     assert torch.equal(checkpoint.tensors["conv1.0.weight"], average.module.conv1[0].weight)
     assert checkpoint.facts["arch"] == "resnet10t"
+
+
+def test_report_of_the_public_file(assets: Path) -> None:
+    report = inspect(assets / "checkpoints/cifar10-resnet20.th")
+    assert report["count"] == 97
+    assert report["parameters"] == 271_098
+    assert report["dtypes"] == {"float32": 97}
+    assert report["stripped"] == ["module."]
+    assert report["architectures"] == ["--arch resnet20"]
+    assert report["safety"] == [{"id": "SD300", "text": "Its pickle names tensors only."}]
+    assert report["tensors"][0] == ("conv1.weight", [16, 3, 3, 3], "float32")
+    assert report["layers"][0] == {"name": "conv1", "depth": 0, "tensors": 1, "parameters": 432}
+    assert {"name": "layer1.0", "depth": 1, "tensors": 10, "parameters": 2 * (2304 + 64)} in report["layers"]
+
+
+def test_report_counts_what_is_not_finite(tmp_path: Path) -> None:
+    content = weights()
+    content["fc.bias"][:] = torch.nan
+    content["fc.weight"][0, 0] = torch.inf
+    torch.save(content, tmp_path / "w.pt")
+    report = inspect(tmp_path / "w.pt")
+    assert (report["not_finite"], report["count"], report["loadable"]) == (3, 4, False)
+    assert report["reason"] == "nan-weights"
+
+
+def test_report_lists_dangerous_calls(tmp_path: Path) -> None:
+    CASES["payload_system_legacy"].make(tmp_path / "w.pt")
+    report = inspect(tmp_path / "w.pt")
+    assert report["dangerous"] == ["posix.system"]
+    assert report["safety"][0]["id"] == "SD301"
+    assert report["reason"] == "dangerous-pickle"
+
+
+def test_report_uses_the_notes_of_a_training_script(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("resnet10t", num_classes=3)
+    torch.save({"arch": "resnet10t", "state_dict": network.state_dict()}, tmp_path / "w.pt")
+    report = inspect(tmp_path / "w.pt")
+    assert report["architectures"] == ["--arch timm:resnet10t --arch-arg num_classes=3"]
+    # a note never makes anything run
+    torch.save({"arch": "os:getcwd", "state_dict": weights()}, tmp_path / "w.pt")
+    assert inspect(tmp_path / "w.pt")["architectures"] == []
+
+
+def test_names_from_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    torch.save({"a\x1b[2J\n": torch.tensor([torch.nan]), "b": torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "w.pt")
+    assert str(caught.value).isprintable()

@@ -198,6 +198,20 @@ def test_a_buffer_that_is_computed_need_not_be_loaded() -> None:
     assert torch.equal(network.table, torch.ones(3))
 
 
+def test_tied_weights_that_a_file_keeps_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(3, 4, bias=False)
+            self.head = nn.Linear(3, 4, bias=False)
+            self.head.weight = self.embed.weight
+
+    network = Tied()
+    assert str(load_weights(network, {"embed.weight": torch.ones(4, 3)})) == "2/2 tensors matched"
+    assert torch.equal(network.head.weight, torch.ones(4, 3))
+    assert network.head.weight is network.embed.weight
+
+
 def test_data_parallel_around_a_part() -> None:
     class Net(nn.Module):
         def __init__(self, parallel: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from specdiag.errors import ArchitectureError, SpecdiagError
 from specdiag.loading.factories import BUILTIN, factory, parse_arch_args, runs_code, torchvision_names
-from specdiag.loading.guesses import guesses
+from specdiag.loading.guesses import guesses, with_classes
 from specdiag.loading.matching import (
     Coverage,
     Frame,
@@ -31,6 +32,7 @@ __all__ = [
     "Architecture",
     "Coverage",
     "build",
+    "hints",
     "input_shape",
     "known",
     "load_weights",
@@ -106,28 +108,42 @@ def input_shape(spec: str, args: Mapping[str, Any] | None = None) -> tuple[int, 
     return None
 
 
-def match(tensors: Mapping[str, torch.Tensor]) -> list[Architecture]:
+def match(tensors: Mapping[str, torch.Tensor], hints: Sequence[str] = ()) -> list[Architecture]:
     """All known architectures whose every name and shape are those of the weights, built-in ones first.
 
-    Counters of BatchNorm (`num_batches_tracked`) may be absent from the weights. Names and shapes do not
-    fix the normalisation of the inputs: that is for the caller to settle.
+    Counters of BatchNorm (`num_batches_tracked`) may be absent from the weights. hints: more specs to
+    try, such as those that a training script noted in the file. Names and shapes do not fix the
+    normalisation of the inputs: that is for the caller to settle.
     """
     for reading, _ in readings(tensors):
         shapes = shapes_of(reading)
-        spellings = [
-            shapes,
-            *({new: shapes[old] for old, new in names.items()} for names, _ in outer_variants(shapes)),
-        ]
-        for spelling in spellings:
-            found = _match(spelling)
+        spellings = [{new: shapes[old] for old, new in names.items()} for names, _ in outer_variants(shapes)]
+        for spelling in (shapes, *spellings):
+            found = _match(spelling, hints)
             if found:
                 return found
     return []
 
 
-def _match(shapes: Shapes) -> list[Architecture]:
-    found = []
-    for spec, args in guesses(shapes):
+def hints(facts: Mapping[str, Any]) -> list[str]:
+    """Specs that a training script's notes (`arch`, `model`, `architecture`) may mean; none that runs code."""
+    names = [
+        facts[key]
+        for key in ("arch", "architecture", "model", "model_name")
+        if isinstance(facts.get(key), str)
+    ]
+    specs = [
+        name if ":" in name else f"timm:{name}" for name in names if re.fullmatch(r"(timm:)?[\w.]+", name)
+    ]
+    return list(dict.fromkeys(specs))
+
+
+def _match(shapes: Shapes, specs: Sequence[str]) -> list[Architecture]:
+    found: list[Architecture] = []
+    more = [(spec, with_classes(shapes)) for spec in specs]
+    for spec, args in (*guesses(shapes), *more):
+        if found and spec in specs:
+            break
         frame = _skeleton_or_none(spec, args)
         if frame is not None and fits(frame.shapes, shapes):
             found.append(Architecture(spec, dict(args)))

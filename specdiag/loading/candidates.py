@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from specdiag.errors import CheckpointError, suggest
 from specdiag.loading.prefixes import strip_wrappers
 from specdiag.loading.references import ArrayRef, Stub, TensorRef
+from specdiag.loading.text import shown
 
 MAX_DEPTH = 8
 MAX_ROWS = 1000
+MAX_SHOWN = 8
 TOP = "."
 OVERLAP = 0.5
 OPTIMISER = ("optim", "lr_sched", "scheduler", "scaler", "amp", "rng", "loops")
@@ -66,8 +69,10 @@ def choose(found: list[Candidate], weights: str | None, name: str) -> Candidate:
     rivals = [entry for entry in found[1:] if _rivals(best, entry)]
     if rivals:
         several = [best, *rivals]
-        listing = ", ".join(f"{entry.flag} ({len(entry.tensors)} tensors)" for entry in several)
-        choice = " or ".join(f"--weights {entry.flag}" for entry in several)
+        listing = ", ".join(
+            f"{shown(entry.flag)} ({len(entry.tensors)} tensors)" for entry in several[:MAX_SHOWN]
+        )
+        choice = " or ".join(f"--weights {shlex.quote(shown(entry.flag))}" for entry in several[:MAX_SHOWN])
         what = f"{name} holds several sets of weights: {listing}."
         raise CheckpointError(what, f"Choose one: {choice}.", reason="ambiguous-weights")
     return best
@@ -95,7 +100,7 @@ def _named(found: list[Candidate], weights: str, name: str) -> Candidate:
             }
             if part:
                 return Candidate(weights, part, module=entry.module)
-    hint = suggest(weights, [entry.flag for entry in found])
+    hint = suggest(weights, [shown(entry.flag) for entry in found[:MAX_SHOWN]])
     raise CheckpointError(f"{name} has no weights named '{weights}'.", hint, reason="unknown-weights")
 
 

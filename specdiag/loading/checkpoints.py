@@ -24,6 +24,7 @@ from specdiag.loading.facts import facts_of
 from specdiag.loading.prefixes import COUNTERS, strip_wrappers
 from specdiag.loading.readers import sha256_of
 from specdiag.loading.references import ArrayRef, TensorRef, refuse_problem
+from specdiag.loading.text import shown, some
 
 __all__ = ["FORMAT_VERSION", "Checkpoint", "read_checkpoint", "save_checkpoint", "sha256_of"]
 
@@ -57,29 +58,29 @@ class Checkpoint:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path | str, weights: str | None = None) -> Checkpoint:
+def read_checkpoint(path: Path | str, weights: str | None = None, *, finite: bool = True) -> Checkpoint:
     """Read the weights of a checkpoint without executing any of it.
 
     weights: dotted place of the mapping to take (`.` for the top level), or the front of its tensors'
-    names; by default the largest mapping. Raises CheckpointError with a stable `reason`; every failure
-    of a parser becomes one.
+    names; by default the largest mapping; finite: refuse NaN and infinite weights. Raises
+    CheckpointError with a stable `reason`; every failure of a parser becomes one.
     """
     path = Path(path)
     format = sniff.identify(path)
     if format not in sniff.LOADABLE:
         raise sniff.refusal(path, format)
     try:
-        return _read(path, format, weights)
+        return _read(path, format, weights, finite)
     except CheckpointError:
         raise
     except Exception as error:
         # torch.load alone raises eight kinds of exception on damaged files: none is for the user to read
-        detail = (str(error).strip().split("\n", 1)[0] or "no detail")[:DETAIL].rstrip(".")
+        detail = shown((str(error).strip().split("\n", 1)[0] or "no detail")[:DETAIL].rstrip("."))
         what = f"{path} cannot be read as a checkpoint ({type(error).__name__}: {detail})."
         raise CheckpointError(what, "Download or save it again.", reason="damaged-checkpoint") from error
 
 
-def _read(path: Path, format: str, weights: str | None) -> Checkpoint:
+def _read(path: Path, format: str, weights: str | None, finite: bool) -> Checkpoint:
     digest = sha256_of(path)
     content = readers.read(path, format)
     found = candidates(content.root)
@@ -91,10 +92,10 @@ def _read(path: Path, format: str, weights: str | None) -> Checkpoint:
     raw = {name: value for name, value in _tensors(chosen, content, path).items() if name not in COUNTERS}
     plain, stripped = strip_wrappers(raw)
     stated = {plain[name]: value for name, value in raw.items() if plain[name] not in COUNTERS}
-    check_tensors(stated, path)
+    check_tensors(stated, path, finite)
     tensors, folded = reparam.fold(stated)
     if folded:
-        check_tensors(tensors, path)
+        check_tensors(tensors, path, finite)
     _, normalise = without_normaliser(without_copy(tensors))
     metadata, refused = _without_code(_metadata(content.root, path))
     return Checkpoint(
@@ -151,7 +152,7 @@ def _without_code(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if spec is None or (isinstance(spec, str) and not runs_code(spec)):
         return metadata, []
     rest = {key: value for key, value in metadata.items() if key not in ("architecture", "arch_args")}
-    return rest, [f"SD306 it names the architecture {spec}, which is code: pass --arch yourself."]
+    return rest, [f"SD306 it names the architecture {shown(str(spec))}, which is code: pass --arch yourself."]
 
 
 def _old_torch() -> tuple[str, ...]:
@@ -166,19 +167,15 @@ def _remarks(chosen: Candidate, tensors: dict[str, torch.Tensor], folded: tuple[
     remarks = []
     extra = [name for name in chosen.others if name.endswith("_extra_state")]
     if extra:
-        remarks.append(f"SD320 not analysed, no tensors: {_some(extra)}.")
+        remarks.append(f"SD320 not analysed, no tensors: {some(extra)}.")
     for names in tied(tensors):
-        remarks.append(f"SD330 tied weights: {_some(names)} share their values.")
+        remarks.append(f"SD330 tied weights: {some(names)} share their values.")
     if folded:
-        remarks.append(f"SD331 folded into plain weights: {_some(folded)}.")
+        remarks.append(f"SD331 folded into plain weights: {some(folded)}.")
     left = reparam.unknown(tensors)
     if left:
-        remarks.append(f"SD332 parametrised in a way that is not folded: {_some(left)}.")
+        remarks.append(f"SD332 parametrised in a way that is not folded: {some(left)}.")
     return remarks
-
-
-def _some(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def save_checkpoint(

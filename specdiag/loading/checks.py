@@ -9,14 +9,15 @@ import torch
 
 from specdiag.errors import CheckpointError
 from specdiag.loading.references import refuse_problem
+from specdiag.loading.text import shown
 
 OVERLAP = 4
 FREE = 64 * 2**20
 FLAT = ("_flat_param", "flat_param")
 
 
-def check_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse weights that cannot be analysed.
+def check_tensors(tensors: Mapping[str, torch.Tensor], path: Path, finite: bool = True) -> None:
+    """Refuse weights that cannot be analysed; without `finite`, NaN and infinite values pass.
 
     Raises CheckpointError; reasons: `meta-weights`, `quantised-weights`, `sparse-weights`, `lora-adapter`,
     `flat-params`, `sharded-weights`, `damaged-checkpoint`, `nan-weights`.
@@ -27,6 +28,11 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         if problem:
             raise refuse_problem(name, problem, path)
     _check_claims(tensors, path)
+    if finite:
+        _check_finite(tensors, path)
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     seen: set[object] = set()
     for name, tensor in tensors.items():
         if view(tensor) in seen:
@@ -34,7 +40,9 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         seen.add(view(tensor))
         bad = not_finite(tensor)
         if bad:
-            what = f"{path}: tensor '{name}' holds {bad:,} NaN or infinite values of {tensor.numel():,}."
+            what = (
+                f"{path}: tensor '{shown(name)}' holds {bad:,} NaN or infinite values of {tensor.numel():,}."
+            )
             raise CheckpointError(
                 what, "Take a checkpoint from before training diverged.", reason="nan-weights"
             )
@@ -79,20 +87,20 @@ def _problem(tensor: torch.Tensor) -> str:
 def _check_names(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     adapters = [name for name in tensors if ".lora_A." in name or ".lora_B." in name]
     if adapters:
-        what = f"{path} is a LoRA adapter (it holds {adapters[0]}), which needs its base model."
+        what = f"{path} is a LoRA adapter (it holds {shown(adapters[0])}), which needs its base model."
         raise CheckpointError(
             what, "Merge it into the base model and save the result.", reason="lora-adapter"
         )
     flat = [name for name in tensors if name.rsplit(".", 1)[-1].startswith(FLAT)]
     if flat:
-        what = f"{path} holds flattened FSDP parameters ({flat[0]}), not the network's tensors."
+        what = f"{path} holds flattened FSDP parameters ({shown(flat[0])}), not the network's tensors."
         todo = "Save a full state_dict: FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT)."
         raise CheckpointError(what, todo, reason="flat-params")
     empty = [
         name for name, tensor in tensors.items() if tensor.numel() == 0 and name.endswith(("weight", "bias"))
     ]
     if empty:
-        what = f"{path}: tensor '{empty[0]}' is empty, as in one shard of a distributed checkpoint."
+        what = f"{path}: tensor '{shown(empty[0])}' is empty, as in one shard of a distributed checkpoint."
         raise CheckpointError(
             what, "Join the shards first, e.g. python zero_to_fp32.py . joined.pt", reason="sharded-weights"
         )
@@ -108,5 +116,5 @@ def _check_claims(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     if claimed > OVERLAP * sum(held.values()) + FREE:
         worst = max(tensors, key=lambda name: tensors[name].numel())
         have = sum(held.values())
-        what = f"{path}: its tensors claim {claimed:,} bytes but hold {have:,} (largest: '{worst}')."
+        what = f"{path}: its tensors claim {claimed:,} bytes but hold {have:,} (largest: '{shown(worst)}')."
         raise CheckpointError(what, "Save it again.", reason="damaged-checkpoint")

@@ -92,9 +92,14 @@ def _torchvision(shapes: Shapes) -> Iterator[Guess]:
     if tuple(int(part) for part in version("torchvision").split(".")[:2]) > TABLE_OF:
         listed = {name for group in FINGERPRINTS.values() for name in group}
         fresh = tuple(name for name in torchvision_names() if name not in listed)
-    classes = _classes(shapes)
     for name in (*names, *fresh):
-        yield f"torchvision:{name}", {} if classes in (None, CLASSES) else {"num_classes": classes}
+        yield f"torchvision:{name}", with_classes(shapes)
+
+
+def with_classes(shapes: Shapes) -> dict[str, object]:
+    """The argument that gives a library's network the number of outputs of the weights."""
+    classes = _classes(shapes)
+    return {} if classes in (None, CLASSES) else {"num_classes": classes}
 
 
 def _classes(shapes: Shapes) -> int | None:

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from specdiag.errors import ArchitectureError
 from specdiag.loading.extras import without_copy, without_normaliser
 from specdiag.loading.reparam import sets, unparametrise
+from specdiag.loading.text import shown
 
 Shapes = dict[str, tuple[int, ...]]
 Found = dict[str, list[float]] | None
@@ -55,19 +56,26 @@ class _OnMeta(TorchFunctionMode):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a network wants to be given: names and shapes, and names of buffers that it keeps out of its state_dict.
+    """What a network wants to be given.
 
-    Those are computed when it is built; TorchScript files hold them all the same.
+    shapes: name to shape; hidden: buffers that it keeps out of its state_dict and computes when it is
+    built (TorchScript files hold them all the same); tied: groups of names that are one tensor
+    (safetensors keeps one of them).
     """
 
     shapes: Shapes
     hidden: frozenset[str]
+    tied: tuple[frozenset[str], ...]
 
 
 def frame_of(network: nn.Module) -> Frame:
     """The frame of a network."""
     shapes = shapes_of(network.state_dict())
-    return Frame(shapes, frozenset(name for name, _ in network.named_buffers() if name not in shapes))
+    groups: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    tied = tuple(frozenset(names) for names in groups.values() if len(names) > 1)
+    return Frame(shapes, frozenset(name for name, _ in network.named_buffers() if name not in shapes), tied)
 
 
 def skeleton(make: Callable[[], nn.Module]) -> Frame:
@@ -132,13 +140,13 @@ def differences(network: Shapes, weights: Shapes) -> list[str]:
     lines = []
     for name, shape in network.items():
         if name in weights and weights[name] != shape:
-            lines.append(f"{name} (file {_text(weights[name])}, network {_text(shape)})")
+            lines.append(f"{shown(name)} (file {_text(weights[name])}, network {_text(shape)})")
     lines += [
-        f"{name} (missing in the file)"
+        f"{shown(name)} (missing in the file)"
         for name in network
         if name not in weights and not name.endswith(COUNTER)
     ]
-    lines += [f"{name} {UNEXPECTED}" for name in weights if name not in network]
+    lines += [f"{shown(name)} {UNEXPECTED}" for name in weights if name not in network]
     return lines
 
 
@@ -156,7 +164,7 @@ def load(network: nn.Module | Frame, tensors: Mapping[str, torch.Tensor], label:
     for reading, normalise in readings(tensors):
         kept = {name: tensor for name, tensor in reading.items() if name not in frame.hidden}
         renamed, stripped = variants(list(kept), set(shapes))
-        weights = {renamed[name]: tensor for name, tensor in kept.items()}
+        weights = _with_ties({renamed[name]: tensor for name, tensor in kept.items()}, frame)
         if differences(shapes, shapes_of(weights)):
             continue
         needed = [name for name in shapes if name in weights or not name.endswith(COUNTER)]
@@ -166,14 +174,23 @@ def load(network: nn.Module | Frame, tensors: Mapping[str, torch.Tensor], label:
     raise _misfit(shapes, tensors, label)
 
 
+def _with_ties(weights: dict[str, torch.Tensor], frame: Frame) -> dict[str, torch.Tensor]:
+    """The weights with the names that are absent because another name of the same tensor is there."""
+    for names in frame.tied:
+        present = [name for name in sorted(names) if name in weights]
+        if present:
+            weights |= {name: weights[present[0]] for name in names if name not in weights}
+    return weights
+
+
 def _misfit(frame: Shapes, tensors: Mapping[str, torch.Tensor], label: str) -> ArchitectureError:
     renamed, _ = variants(list(tensors), set(frame))
     weights = shapes_of({renamed[name]: tensor for name, tensor in tensors.items()})
     lines = differences(frame, weights)
     total = len(_without_counters(frame))
     fit = total - sum(1 for line in lines if not line.endswith(UNEXPECTED))
-    shown = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
-    what = f"The weights do not fit {label}: {fit}/{total} tensors matched, {len(lines)} differ: {shown}."
+    first = "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+    what = f"The weights do not fit {label}: {fit}/{total} tensors matched, {len(lines)} differ: {first}."
     for head in dict.fromkeys(name.partition(".")[0] for name in tensors):
         part = {
             name.removeprefix(head + "."): tensor
@@ -181,7 +198,7 @@ def _misfit(frame: Shapes, tensors: Mapping[str, torch.Tensor], label: str) -> A
             if name.startswith(head + ".")
         }
         if part and len(part) < len(tensors) and not differences(frame, shapes_of(part)):
-            return ArchitectureError(what, f"Its part '{head}' fits: add --weights {head}.")
+            return ArchitectureError(what, f"Its part '{shown(head)}' fits: add --weights {shown(head)}.")
     return ArchitectureError(
         what, "Choose another --arch or --arch-arg; `specdiag inspect` lists what matches."
     )

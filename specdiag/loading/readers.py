@@ -16,7 +16,8 @@ from specdiag.loading import salvage, tensor_files
 from specdiag.loading.archive import check_zip
 from specdiag.loading.references import Storages
 from specdiag.loading.scan import Scan, scan
-from specdiag.loading.sniff import identify
+from specdiag.loading.sniff import identify, refusal
+from specdiag.loading.text import shown, some
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,16 @@ def sha256_of(path: Path | str) -> str:
 
 def needs_code(path: Path, found: Scan, flag: str = "") -> CheckpointError:
     """The error for a pickle that names more than tensors. `flag`: the weights that can be salvaged."""
-    rest = len(found.blocked) - 8
-    listing = ", ".join(found.blocked[:8]) + (f" and {rest} more" if rest > 0 else "")
     if found.dangerous:
-        calls = ", ".join(found.dangerous[:8])
-        what = f"{path} is refused: loading it would call {calls}. Nothing was executed."
+        what = f"{path} is refused: loading it would call {some(found.dangerous, 8)}. Nothing was executed."
         todo = "Do not load it anywhere; ask its author for a state_dict or safetensors file."
         return CheckpointError(what, todo, reason="dangerous-pickle")
-    what = f"{path} needs Python code to load: {listing}. Nothing was executed."
+    what = f"{path} needs Python code to load: {some(found.blocked, 8)}. Nothing was executed."
     todo = (
         "Where you trust it, load it with its own code and save torch.save(model.state_dict(), 'weights.pt')."
     )
     if flag:
-        todo = f"Its tensors alone can be read: add --weights {flag} and --arch. Or: {todo}"
+        todo = f"Its tensors alone can be read: add --weights {shown(flag)} and --arch. Or: {todo}"
     return CheckpointError(what, todo, reason="needs-code")
 
 
@@ -94,9 +92,18 @@ def _script(path: Path) -> Content:
     found = scan(path, "torchscript")
     if found.dangerous:
         raise needs_code(path, found)
+    if not salvage.has_data(path):
+        raise refusal(path, "torchscript")
     root, storages = salvage.salvage_zip(path)
     finding = "SD305 TorchScript: the weights were read, the program in the file was not run."
     return Content(root, storages, None, (finding,))
+
+
+def _npz(path: Path) -> Content:
+    tensors = tensor_files.read_npz(path)
+    if tensors and set(tensors) <= {"x", "y", "x_train", "y_train", "x_test", "y_test"}:
+        raise refusal(path, "npz")
+    return Content(tensors)
 
 
 def _exported(path: Path) -> Content:
@@ -124,8 +131,8 @@ def _left_out(found: Scan) -> tuple[str, ...]:
     """What to tell about names that were not looked up."""
     other = [name for name in found.blocked if name not in found.plain]
     if not other:
-        return (f"SD304 plain data beside the weights were left out: {', '.join(found.plain[:5])}.",)
-    return (f"SD302 only tensors were read; objects that need code were left out: {', '.join(other[:8])}.",)
+        return (f"SD304 plain data beside the weights were left out: {some(found.plain)}.",)
+    return (f"SD302 only tensors were read; objects that need code were left out: {some(other, 8)}.",)
 
 
 READERS: dict[str, Callable[[Path], Content]] = {
@@ -135,6 +142,6 @@ READERS: dict[str, Callable[[Path], Content]] = {
     "torchscript": _script,
     "torch-export": _exported,
     "safetensors": lambda path: Content(tensor_files.read_safetensors(path)),
-    "npz": lambda path: Content(tensor_files.read_npz(path)),
+    "npz": _npz,
     "hf-folder": _folder,
 }

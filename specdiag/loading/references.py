@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from specdiag.errors import CheckpointError
+from specdiag.loading.text import shown
 
 STORAGE_TYPES = {
     "DoubleStorage": torch.float64,
@@ -241,4 +242,4 @@ def refuse_problem(name: str, problem: str, path: Path) -> CheckpointError:
         "sparse": ("is stored sparse", "Save it dense: tensor.to_dense()."),
     }
     text, todo = texts[problem]
-    return CheckpointError(f"{path}: tensor '{name}' {text}.", todo, reason=f"{problem}-weights")
+    return CheckpointError(f"{path}: tensor '{shown(name)}' {text}.", todo, reason=f"{problem}-weights")

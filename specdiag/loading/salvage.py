@@ -149,6 +149,12 @@ def salvage_zip(path: Path) -> tuple[Any, Storages]:
     return content, ZipStorages(path, root)
 
 
+def has_data(path: Path) -> bool:
+    """Whether a zip has the pickle that `salvage_zip` reads; TorchScript before torch 1.2 has none."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.rsplit("/", 1)[-1] == "data.pkl" for name in archive.namelist())
+
+
 def salvage_legacy(path: Path) -> tuple[Any, Storages]:
     """The content of a legacy torch file and its storages."""
     with path.open("rb") as file:

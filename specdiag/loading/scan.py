@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from specdiag.errors import CheckpointError
 from specdiag.loading.pickle_names import UNKNOWN, is_allowed, is_dangerous, is_plain
+from specdiag.loading.text import shown
 
 MAX_PICKLE = 256 * 2**20
 LEGACY_PICKLES = 5
@@ -136,7 +137,7 @@ def modern(module: str, name: str = UNKNOWN) -> str:
     """'module.name' with the names of Python 2, which protocols 0 to 2 write, brought up to date."""
     if (module, name) in _compat_pickle.NAME_MAPPING:
         module, name = _compat_pickle.NAME_MAPPING[module, name]
-    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
+    return shown(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}")
 
 
 def _streams(path: Path, format: str) -> Iterator[tuple[BinaryIO, int]]:

@@ -91,7 +91,6 @@ CAUSES: dict[str, tuple[str, str]] = {
         "Load it with an old torch and save it again with torch.save.",
     ),
     "torch7": ("is a Lua Torch7 file", "Convert it to a torch state_dict first."),
-    "pickle": ("is a bare pickle, not a torch checkpoint", TORCH_SAVE),
     "keras-hdf5": (
         "is an HDF5 file (Keras weights?)",
         "Not supported: export the weights to .npz or to a torch state_dict.",
@@ -121,9 +120,7 @@ CAUSES: dict[str, tuple[str, str]] = {
         "is one NumPy array, not a set of named weights",
         "Give an .npz, or name it as data with --data.",
     ),
-    "npz": ("is a NumPy archive", "As data, name it with --data."),
-    "safetensors": ("is a safetensors file", "Load it with safetensors and save it again with torch.save."),
-    "hf-folder": ("is a Hugging Face folder", "Give the weights file inside."),
+    "npz": ("holds data (x, y), not weights", "Name it as data: --data FILE.npz."),
     "peft-folder": (
         "is a LoRA adapter, which needs its base model",
         "Merge it into the base model and save the result.",
