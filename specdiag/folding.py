@@ -13,7 +13,15 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+FOLDABLE = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.Linear,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -89,7 +97,9 @@ def _pairs(network: nn.Module, example: torch.Tensor) -> dict[str, str]:
     handles = []
     for name, module in network.named_modules(remove_duplicate=False):
         plain_weights = not getattr(module, "parametrizations", None)
-        if (isinstance(module, FOLDABLE) and plain_weights) or (isinstance(module, NORMS) and module.track_running_stats):
+        if (isinstance(module, FOLDABLE) and plain_weights) or (
+            isinstance(module, NORMS) and module.track_running_stats
+        ):
             hook = lambda module, inputs, output, name=name: after(name, module, inputs, output)  # noqa: E731
             handles.append(module.register_forward_hook(hook))
     try:

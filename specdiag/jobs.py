@@ -148,7 +148,9 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(analyzer: Analyzer, path: Path, options: Any, common: Common, config: Mapping[str, Any]) -> Prepared:
+def prepare(
+    analyzer: Analyzer, path: Path, options: Any, common: Common, config: Mapping[str, Any]
+) -> Prepared:
     """Load checkpoint and data of one job."""
     if common.threads is not None:
         torch.set_num_threads(common.threads)

@@ -58,8 +58,11 @@ class KinkCounter(TorchFunctionMode):
 
 def _rms(z: torch.Tensor) -> torch.Tensor:
     flat = z.flatten(1)
-    norm = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
-    return norm / max(1.0, flat.shape[1] ** 0.5)
+    norm = torch.linalg.vector_norm(
+        flat, dim=1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32
+    )
+    rms: torch.Tensor = norm / max(1.0, flat.shape[1] ** 0.5)
+    return rms
 
 
 def _near(z: torch.Tensor, kinks: tuple[float, ...]) -> torch.Tensor:

@@ -51,6 +51,11 @@ _REDUCE: dict[Reduce, Callable[[Values], Values]] = {
 }
 
 
+def reduce_rows(rows: Values, reduce: Reduce) -> Values:
+    """The aggregate over the last axis of finite `rows` (..., samples)."""
+    return _REDUCE[reduce](rows)
+
+
 def aggregate(values: Any, reduce: Reduce, *, seed: int = 0) -> Metric:
     """One number from the values (samples,) of an array, with its uncertainty.
 

@@ -26,7 +26,8 @@ Scaling = Literal["channel", "per-image", "none"]
 @dataclass(frozen=True, slots=True)
 class Normalisation:
     """What happens to inputs before the first layer: (x - mean) / std per channel, each image to zero mean and unit
-    variance (roth2020 A.4), or nothing."""
+    variance (roth2020 A.4), or nothing.
+    """
 
     kind: Scaling = "none"
     mean: tuple[float, ...] = ()
@@ -86,7 +87,7 @@ class Model:
         self.facts = probe(self.network, entered)
         self.channels_last = self.facts.has_convolution and len(self.input_shape) == 3
         if self.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast, self.folded = fold_batchnorm(self.network, entered[:1])
         self.fast.eval().requires_grad_(False)
 
@@ -116,7 +117,11 @@ class Model:
                 f"The data have shape {tuple(tensor.shape[1:])}, the model takes {self.input_shape}.",
                 "Pass the data set that the model was made for with --data.",
             )
-        return tensor.contiguous(memory_format=torch.channels_last) if self.channels_last else tensor.contiguous()
+        return (
+            tensor.contiguous(memory_format=torch.channels_last)
+            if self.channels_last
+            else tensor.contiguous()
+        )
 
     def to_model_space(self, x: torch.Tensor) -> torch.Tensor:
         """Data-space inputs moved to this model's space: normalised when the boundary lies after the normalisation."""
@@ -152,24 +157,33 @@ class Model:
             return self.facts.features
         shape = (1, *self.input_shape)
         with torch.no_grad():
-            return int(self.forward(torch.full(shape, 0.5, device=self.device, dtype=self.dtype), layer).shape[1])
+            return int(
+                self.forward(torch.full(shape, 0.5, device=self.device, dtype=self.dtype), layer).shape[1]
+            )
 
     def head_weight(self) -> torch.Tensor:
         """Weight (K, F) of the last linear layer, where the network ends in one."""
         if self.facts.head is None:
             raise ModelError("The network does not end in a linear layer.")
         weight: Any = self.fast.get_submodule(self.facts.head).weight
-        return weight.detach()
+        detached: torch.Tensor = weight.detach()
+        return detached
 
     def random_twin(self, seed: int) -> Model:
         """The same architecture with fresh random weights, keyed by the seed; same normalisation, device and dtype."""
         if self.factory is None:
-            raise ModelError("The architecture cannot be rebuilt with random weights.", "Load it with --arch.")
+            raise ModelError(
+                "The architecture cannot be rebuilt with random weights.", "Load it with --arch."
+            )
         digest = hashlib.sha256(f"{seed}/random-twin".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
             network = self.factory()
-        info = ModelInfo(name=f"{self.info.name} (random)", architecture=self.info.architecture, arch_args=self.info.arch_args)
+        info = ModelInfo(
+            name=f"{self.info.name} (random)",
+            architecture=self.info.architecture,
+            arch_args=self.info.arch_args,
+        )
         return Model(
             network,
             self.input_shape,
@@ -183,7 +197,10 @@ class Model:
 
     def _network_for(self, layer: str) -> nn.Module:
         if layer not in self.layers:
-            raise UsageError(f"The network has no layer '{layer}' that puts out one tensor.", suggest(layer, list(self.layers)))
+            raise UsageError(
+                f"The network has no layer '{layer}' that puts out one tensor.",
+                suggest(layer, list(self.layers)),
+            )
         return self.network if layer in self.folded or layer in self.folded.values() else self.fast
 
     def _example(self, example: torch.Tensor | None) -> torch.Tensor:
@@ -193,11 +210,16 @@ class Model:
         elif example.shape[0] == 1:
             example = torch.cat([example, example.flip(-1)])
         if tuple(example.shape[1:]) != self.input_shape:
-            raise DataError(f"The data have shape {tuple(example.shape[1:])}, the model takes {self.input_shape}.")
+            raise DataError(
+                f"The data have shape {tuple(example.shape[1:])}, the model takes {self.input_shape}."
+            )
         return example[:2].to(device=self.device, dtype=self.dtype)
 
 
 class _Scale(nn.Module):
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, normalisation: Normalisation, input_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.kind = normalisation.kind

@@ -26,7 +26,9 @@ def _attack_fields() -> dict[str, tuple[OptionField, tuple[str, ...]]]:
         for item in fields(plugins.load("attack", name).options):
             first, owners = found.get(item.name, (item, ()))
             if first.type != item.type:
-                raise TypeError(f"option '{item.name}' of attack '{name}' has another type than in '{owners[0]}'")
+                raise TypeError(
+                    f"option '{item.name}' of attack '{name}' has another type than in '{owners[0]}'"
+                )
             found[item.name] = (first, (*owners, name))
     return found
 
@@ -47,7 +49,7 @@ def build_options(analyzer: Analyzer, values: Mapping[str, Any]) -> Any:
     for name in values:
         if name not in known:
             raise UsageError(f"'{analyzer.name}' has no option '{name}'.", suggest(name, known))
-    result = build(analyzer.options, {name: value for name, value in values.items() if name in own})
+    result: Any = build(analyzer.options, {name: value for name, value in values.items() if name in own})
     extra = {name: value for name, value in values.items() if name not in own}
     for name, item in own.items():
         if _is_attack(item.type):
@@ -82,7 +84,9 @@ def _with_values(value: Any, extra: Mapping[str, Any]) -> Any:
             raise UsageError(f"--{name.replace('_', '-')} needs an --attack.")
         if not any(name in _declared(spec) for spec in real):
             owners = _attack_fields()[name][1]
-            raise UsageError(f"Attack '{real[0]}' has no option '{name}'.", f"These have: {', '.join(owners)}.")
+            raise UsageError(
+                f"Attack '{real[0]}' has no option '{name}'.", f"These have: {', '.join(owners)}."
+            )
     filled = tuple(_filled(spec, extra) if spec in real else spec for spec in specs)
     return filled if isinstance(value, tuple) else filled[0]
 

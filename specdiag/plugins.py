@@ -14,7 +14,11 @@ from typing import Any
 from specdiag.errors import UsageError, suggest
 
 PACKAGE = Path(__file__).parent
-KINDS = {"analyzer": ("analyzers", "ANALYZER"), "attack": ("attacks", "ATTACK"), "training": ("training", "METHOD")}
+KINDS = {
+    "analyzer": ("analyzers", "ANALYZER"),
+    "attack": ("attacks", "ATTACK"),
+    "training": ("training", "METHOD"),
+}
 
 
 @cache
@@ -33,4 +37,3 @@ def load(kind: str, name: str) -> Any:
     folder, constant = KINDS[kind]
     module = importlib.import_module(f"specdiag.{folder}.{name.replace('-', '_')}")
     return getattr(module, constant)
-

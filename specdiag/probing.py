@@ -38,7 +38,10 @@ def first_tensor(output: Any) -> torch.Tensor:
         return first_tensor(output[0])
     if hasattr(output, "logits"):
         return first_tensor(output.logits)
-    raise ModelError(f"The network returns {type(output).__name__}, not a tensor.", "Pass an architecture that returns logits.")
+    raise ModelError(
+        f"The network returns {type(output).__name__}, not a tensor.",
+        "Pass an architecture that returns logits.",
+    )
 
 
 def probe(network: nn.Module, x: torch.Tensor) -> Facts:
@@ -148,4 +151,6 @@ def _facts(trace: _Trace, x: torch.Tensor) -> Facts:
         name, width, output = trace.head
         if output.shape == result.shape and result.ndim == 2 and torch.equal(output, result):
             head, features = name, width
-    return Facts(result[0].numel(), head, features, trace.activations, tuple(trace.layers), trace.has_convolution)
+    return Facts(
+        result[0].numel(), head, features, trace.activations, tuple(trace.layers), trace.has_convolution
+    )

@@ -29,9 +29,14 @@ CHUNK_BYTES = 2**29
 class Keeper(Protocol):
     """What keeps finished chunks: the journal, or memory."""
 
-    def finished(self) -> Sequence[int]: ...
-    def read(self, chunk: int) -> dict[str, Array]: ...
-    def write(self, chunk: int, arrays: Mapping[str, Array]) -> None: ...
+    def finished(self) -> Sequence[int]:
+        """Numbers of the chunks that are done."""
+
+    def read(self, chunk: int) -> dict[str, Array]:
+        """The arrays of one chunk."""
+
+    def write(self, chunk: int, arrays: Mapping[str, Array]) -> None:
+        """Keep the arrays of one chunk."""
 
 
 class MemoryKeeper:
@@ -178,7 +183,8 @@ def assemble(task: Task, keeper: Keeper) -> xarray.Dataset:
             coordinates[name] = first
         else:
             variables[name] = np.concatenate([part[name] for part in parts])
-    return to_dataset(task.analyzer, variables, coordinates, task.data.index)
+    dataset = to_dataset(task.analyzer, variables, coordinates, task.data.index)
+    return dataset if task.analyzer.finish is None else task.analyzer.finish(dataset)
 
 
 def to_dataset(
@@ -217,10 +223,10 @@ def non_finite(analyzer: Analyzer, dataset: xarray.Dataset) -> list[str]:
     for name, array in dataset.data_vars.items():
         if array.dtype.kind != "f" or "sample" not in array.dims:
             continue
-        others = [dim for dim in array.dims if dim != "sample"]
-        wrong = np.isnan(array) if analyzer.arrays[str(name)].may_be_infinite else ~np.isfinite(array)
-        bad = wrong.any(others) if others else wrong
-        which = dataset["sample"].values[bad.values]
+        values = array.transpose("sample", ...).values
+        wrong = np.isnan(values) if analyzer.arrays[str(name)].may_be_infinite else ~np.isfinite(values)
+        bad = wrong.reshape(len(values), -1).any(1)
+        which = dataset["sample"].values[bad]
         if len(which):
             listed = ", ".join(str(entry) for entry in which[:5]) + (", ..." if len(which) > 5 else "")
             lines.append(

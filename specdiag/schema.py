@@ -7,12 +7,12 @@ the keyword arguments of the Python API; `build` turns any of the three into a c
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -134,6 +134,8 @@ class Analyzer:
     sentence: (dataset) -> one plain sentence for people on what the numbers mean.
     table: (dataset) -> (column titles, rows) of the table that the terminal shows above the metrics.
     checks: (dataset) -> warnings as {"id", "text"}, for results that a reader should distrust.
+    finish: (dataset of all samples) -> the dataset with curves over samples added, or dimensions in another order; runs
+        once, before metrics, and needs no torch.
     memory: (options, {"K", "D", "F"}) -> values held per sample beside the network's own activations.
     """
 
@@ -153,6 +155,7 @@ class Analyzer:
     kind: Kind = "sample"
     needs: tuple[str, ...] = ("test",)
     checks: Callable[[xarray.Dataset], list[dict[str, str]]] | None = None
+    finish: Callable[[xarray.Dataset], xarray.Dataset] | None = None
     memory: Callable[[Any, Mapping[str, int]], int] | None = None
 
 
@@ -182,9 +185,13 @@ class OptionField:
         return _describe(self.type)
 
 
-@cache
+_known_fields: dict[type, tuple[OptionField, ...]] = {}
+
+
 def fields(options: type) -> tuple[OptionField, ...]:
     """The fields of an options dataclass; raises TypeError on a field of a type that no flag can carry."""
+    if options in _known_fields:
+        return _known_fields[options]
     hints = typing.get_type_hints(options)
     result = []
     for item in dataclasses.fields(options):
@@ -192,7 +199,8 @@ def fields(options: type) -> tuple[OptionField, ...]:
         _check_supported(item.name, kind)
         rules = {key: value for key, value in item.metadata.items() if key != "doc"}
         result.append(OptionField(item.name, kind, item.default, item.metadata.get("doc", ""), rules))
-    return tuple(result)
+    _known_fields[options] = tuple(result)
+    return _known_fields[options]
 
 
 def build(options: type[T], values: Mapping[str, Any]) -> T:
@@ -233,23 +241,25 @@ def as_json(value: Any) -> Any:
 
 
 def _check_supported(name: str, kind: Any) -> None:
+    if not _is_supported(kind):
+        raise TypeError(f"option '{name}' has a type no flag can carry: {kind}")
+
+
+def _is_supported(kind: Any) -> bool:
     if kind in (bool, int, float, str, Path, AttackSpec):
-        return
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return
-    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
-        return _check_supported(name, arguments[0])
+        return True
+    origin: Any = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
+    if origin is tuple:
+        return len(arguments) == 2 and arguments[1] is Ellipsis and _is_supported(arguments[0])
     if origin in (types.UnionType, typing.Union):
-        for argument in arguments:
-            if argument is not type(None):
-                _check_supported(name, argument)
-        return
-    raise TypeError(f"option '{name}' has a type no flag can carry: {kind}")
+        return all(_is_supported(argument) for argument in arguments if argument is not type(None))
+    return origin is Literal
 
 
 def _describe(kind: Any) -> str:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin: Any = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is Literal:
         return "|".join(str(choice) for choice in arguments)
     if origin is tuple:
@@ -262,7 +272,8 @@ def _describe(kind: Any) -> str:
 
 
 def _convert(kind: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin: Any = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin is Literal:
         if value in arguments and not isinstance(value, bool):
             return value
@@ -279,12 +290,17 @@ def _convert(kind: Any, value: Any) -> Any:
     return _convert_scalar(kind, value)
 
 
+def _is_no_literal(kind: Any) -> bool:
+    origin: Any = typing.get_origin(kind)
+    return origin is not Literal
+
+
 def _convert_union(arguments: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in arguments:
         return None
     kinds = [argument for argument in arguments if argument is not type(None)]
     # literals first: "auto" must not be taken for a text where both are allowed
-    kinds.sort(key=lambda kind: typing.get_origin(kind) is not Literal)
+    kinds.sort(key=_is_no_literal)
     problems = []
     for kind in kinds:
         try:
@@ -349,6 +365,6 @@ def _check_bounds(item: OptionField, value: Any) -> None:
         if rules.get("above") is not None and entry <= rules["above"]:
             raise UsageError(f"{item.flag}: {entry:g} is not above {rules['above']:g}.")
     if rules.get("increasing") and isinstance(value, tuple):
-        for left, right in zip(value, value[1:], strict=False):
+        for left, right in itertools.pairwise(value):
             if right <= left:
                 raise UsageError(f"{item.flag}: {left:g},{right:g} is not increasing.")

@@ -43,7 +43,9 @@ def test_each_kind_of_layer(layer: nn.Module, norm: nn.Module, shape: tuple[int,
     assert isinstance(network[1], nn.modules.batchnorm._BatchNorm), "the original is left alone"
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 20), ("densenet121", 59), ("mobilenet_v3_small", 34)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 20), ("densenet121", 59), ("mobilenet_v3_small", 34)]
+)
 def test_real_networks(name: str, count: int) -> None:
     torch.manual_seed(0)
     network = shaken(torchvision.models.get_model(name, weights=None))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from specdiag.errors import CheckpointError
+from specdiag.errors import CheckpointError, UsageError
 from specdiag.loading import candidates, scan, sniff
 from specdiag.loading.checkpoints import read_checkpoint, save_checkpoint, sha256_of
 from specdiag.loading.prefixes import strip_wrappers
@@ -323,6 +323,16 @@ def test_part_of_a_mapping_by_its_front(tmp_path: Path) -> None:
         assert same(read_checkpoint(path, name).tensors, weights(ord("k")))
 
 
+def test_a_front_that_occurs_twice_is_asked_about(tmp_path: Path) -> None:
+    content = {
+        key: {f"encoder.{name}": value for name, value in weights(seed).items()}
+        for seed, key in enumerate("ab")
+    }
+    path = save(tmp_path / "w.pt", content)
+    assert "--weights a.encoder or --weights b.encoder" in refused(path, "ambiguous-weights", "encoder").todo
+    assert same(read_checkpoint(path, "b.encoder").tensors, weights(1))
+
+
 def test_no_tensors_at_all(tmp_path: Path) -> None:
     refused(save(tmp_path / "w.pt", {"epoch": 3}), "no-weights")
     refused(save(tmp_path / "t.pt", torch.ones(3)), "no-weights")
@@ -376,6 +386,12 @@ def test_own_format_round_trip_and_equal_bytes(tmp_path: Path) -> None:
         "train": {"eps": 1.5},
     }
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.pt", "other-name.pt"]
+
+
+def test_own_format_into_a_file_as_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file" / "w.pt", weights(), {})
 
 
 def test_own_format_of_the_future_and_with_broken_metadata(tmp_path: Path) -> None:

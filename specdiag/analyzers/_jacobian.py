@@ -46,7 +46,8 @@ def _repeated(jacobian: Jacobian, size: int) -> Jacobian:
             else torch.cat([value, value[-1:].expand(missing, *value.shape[1:])])
         )
 
-    return type(jacobian)(**{item.name: grow(getattr(jacobian, item.name)) for item in fields(jacobian)})
+    grown: Any = {item.name: grow(getattr(jacobian, item.name)) for item in fields(jacobian)}
+    return type(jacobian)(**grown)
 
 
 @lru_cache(maxsize=1)

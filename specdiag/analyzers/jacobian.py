@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from specdiag.schema import Analyzer, ArraySpec, Arrays, MetricSpec, option
+from specdiag.schema import Analyzer, Arrays, ArraySpec, MetricSpec, option
 
 if TYPE_CHECKING:
     import xarray

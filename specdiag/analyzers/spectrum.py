@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from specdiag.schema import Analyzer, ArraySpec, Arrays, MetricSpec, Summary, option
+from specdiag.schema import Analyzer, Arrays, ArraySpec, MetricSpec, Summary, option
 
 if TYPE_CHECKING:
     import xarray
@@ -171,7 +171,10 @@ def sentence(data: xarray.Dataset) -> str:
     if not len(sigma):
         return "No sample has a finite Jacobian."
     typical = float(np.median(sigma))
-    text = f"A small step of length r in the worst direction of the input moves the output by up to {typical:.3g} r (median over samples)"
+    text = (
+        f"A small step of length r in the worst direction of the input moves the output by up to {typical:.3g} r "
+        "(median over samples)"
+    )
     if "lead" not in data:
         return text + "."
     lead = float(np.median(data["lead"].values))

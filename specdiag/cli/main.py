@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from specdiag import __version__, plugins
+from specdiag import plugins
 from specdiag.cli import analyzers, inspecting, results
 from specdiag.cli.ending import guarded, take_debug_flag
 

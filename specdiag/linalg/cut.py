@@ -9,13 +9,17 @@ the signs of the eigenvalues of border(M_C(s)^-1). Both hold exactly; the integr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from scipy.linalg import blas, lapack
 
 from specdiag.errors import NumericalError
+from specdiag.linalg import dense, growth
 from specdiag.linalg import workers as threads
+from specdiag.linalg.estimate import Estimate
 from specdiag.linalg.stencil import Stencil
 from specdiag.linalg.torus import Green, Torus
 
@@ -49,44 +53,104 @@ class Cut:
         """The largest singular value of the torus: a bound on sigma_max that always holds."""
         return max((float(torus.values.max()) for torus, _ in self.pieces), default=0.0)
 
-    def integrand(self, nodes: int) -> tuple[Array, Array, float]:
-        """(u, f, known): sum sigma = known + int_-1^1 f(u) du, f at the Gauss-Legendre points u.
+    def total(self, fine: bool = False) -> Estimate:
+        """Sum of the singular values, with its error.
 
-        t = c ((1 + u) / (1 - u))^2, c the rms singular value of each piece. From log(1 + sigma^2 / t^2) the same of
-        the torus is taken off, its values scaled and weighted to the same number and sum of squares, so that
-        f falls off at both ends.
+        Five nodes on what two small dense problems leave over (relative error about 1e-5), or with `fine` sixteen
+        on the whole integrand (about 1e-7). The error is twice the largest difference to the same quadrature
+        with other small problems or none: it covered 98 % of 130 layers, random and trained.
         """
-        u = np.polynomial.legendre.leggauss(nodes)[0]
-        ratio = (1 + u) / (1 - u)
-        known = 0.0
-        tasks = []
-        for torus, copies in self.pieces:
-            squares = torus.stencil.squares
-            if squares == 0.0:
-                continue
-            share = torus.stencil.rank / torus.count
-            stretch = squares / (share * torus.sum(torus.values**2))
-            known += copies * share * float(np.sqrt(stretch)) * torus.sum(torus.values)
-            scale = float(np.sqrt(squares / torus.stencil.rank))
-            tasks += [(torus, copies, share, stretch, scale, place) for place in range(nodes)]
+        first = min((_first(torus.stencil) for torus, _ in self.pieces), default=2)
+        rule = Rule.graded(16) if fine else Rule.narrow(5)
+        found = self.sums(rule, (first - 1, first) if first > 2 else (first,))
+        others = [entry for entry in found[1:] if not np.isnan(entry)]
+        if not others:
+            # no small problem stands for this layer: the whole integrand, and a shorter rule for the error
+            value = found[0] if fine else self.sums(Rule.graded(12))[0]
+            return Estimate(value, abs(value - self.sums(Rule.graded(12 if fine else 8))[0]))
+        value = found[0] if fine else others[-1]
+        return Estimate(value, 2 * max(abs(value - entry) for entry in (found[0], *others)))
 
-        def value(task: tuple[Torus, int, float, float, float, int]) -> float:
-            torus, copies, share, stretch, scale, place = task
-            t = scale * ratio[place] ** 2
-            square = (torus.values / t) ** 2
-            total = torus.sum(np.log1p(square) - share * np.log1p(stretch * square)) + border_log_det(torus, t)
-            return copies * total * scale * 4 * ratio[place] / (1 - u[place]) ** 2 / np.pi
+    def sums(self, rule: Rule, firsts: tuple[int, ...] = ()) -> list[float]:
+        """Sum of the singular values by quadrature, with no small problems and with those from each size on.
 
-        # the last nodes of a large piece would leave a worker idle: nodes are the unit of work
-        found = np.zeros(nodes)
-        for task, entry in zip(tasks, threads.each(value, tasks, self.workers), strict=True):
-            found[task[-1]] += entry
-        return u, found, known
+        The border's log determinant is computed once per node; each entry of `firsts` (outputs per axis of the
+        smallest small problem) then takes another known function off the integrand. Where a size does not
+        serve (see `growth.plan`), its entry is NaN.
+        """
+        tasks = [(torus, rule.scale * _rms(torus), node) for torus, _ in self.pieces for node in rule.ratio]
+        found = threads.each(lambda task: border_log_det(task[0], task[1] * task[2]), tasks, self.workers)
+        dets = np.array(found).reshape(len(self.pieces), len(rule.ratio))
+        totals = np.zeros(1 + len(firsts))
+        for (torus, copies), det in zip(self.pieces, dets, strict=True):
+            scale = rule.scale * _rms(torus)
+            nodes = list(zip(scale * rule.ratio, scale * rule.weight / np.pi, det, strict=True))
+            totals[0] += copies * _plain(torus, nodes)
+            for place, first in enumerate(firsts):
+                totals[1 + place] += copies * _with_small(torus, nodes, first, self.workers)
+        return [float(entry) for entry in totals]
 
     def count_above(self, s: float) -> int:
         """Number of singular values above s > 0: exact, unless a singular value lies within rounding of s."""
         counts = threads.each(lambda piece: piece[1] * count_above(piece[0], s), self.pieces, self.workers)
         return sum(counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """Quadrature over t = scale * ratio, 0 to infinity, in units of the rms singular value."""
+
+    ratio: Array
+    weight: Array
+    scale: float
+
+    @staticmethod
+    def graded(nodes: int) -> Rule:
+        """Gauss-Legendre in u with t = ((1 + u) / (1 - u))^2: for an integrand of the size of the spectrum."""
+        u, weight = np.polynomial.legendre.leggauss(nodes)
+        ratio = (1 + u) / (1 - u)
+        return Rule(ratio**2, weight * 4 * ratio / (1 - u) ** 2, 1.0)
+
+    @staticmethod
+    def narrow(nodes: int) -> Rule:
+        """The same with t = 0.3 (1 + u) / (1 - u): for what small problems leave, which sits below the rms."""
+        u, weight = np.polynomial.legendre.leggauss(nodes)
+        return Rule((1 + u) / (1 - u), weight * 2 / (1 - u) ** 2, 0.3)
+
+
+def _rms(torus: Torus) -> float:
+    return float(np.sqrt(torus.stencil.squares / torus.stencil.rank))
+
+
+def _plain(torus: Torus, nodes: list[tuple[float, float, float]]) -> float:
+    """The torus, stretched and weighted to the same number and sum of squares, is taken off the integrand."""
+    share = torus.stencil.rank / torus.count
+    stretch = torus.stencil.squares / (share * torus.sum(torus.values**2))
+    total = share * float(np.sqrt(stretch)) * torus.sum(torus.values)
+    for t, weight, det in nodes:
+        square = (torus.values / t) ** 2
+        total += weight * (det + torus.sum(np.log1p(square) - share * np.log1p(stretch * square)))
+    return total
+
+
+def _with_small(
+    torus: Torus, nodes: list[tuple[float, float, float]], first: int, workers: int | None
+) -> float:
+    """Small dense problems, grown to size (`growth.plan`), are taken off the integrand."""
+    sites = prod(torus.grid)
+    found = growth.plan(torus.stencil, first)
+    if found is None or not growth.stands_for(found, torus.stencil, torus.count // sites):
+        return float("nan")
+    small = threads.each(lambda pair: dense.singular_values(pair[1]), found.small, workers)
+    weights = [weight for weight, _ in found.small]
+    total = found.bulk / sites * torus.sum(torus.values)
+    total += sum(weight * float(values.sum()) for weight, values in zip(weights, small, strict=True))
+    for t, weight, det in nodes:
+        rest = det + (1 - found.bulk / sites) * torus.sum(np.log1p((torus.values / t) ** 2))
+        for factor, values in zip(weights, small, strict=True):
+            rest -= factor * float(np.log1p((values / t) ** 2).sum())
+        total += weight * rest
+    return total
 
 
 def border_log_det(torus: Torus, t: float) -> float:
@@ -114,6 +178,14 @@ def count_above(torus: Torus, s: float) -> int:
         s *= 1 + 1e-11
     above = torus.sum(torus.values > s) - float(np.einsum("kgb,k->", border.eigenvalues > 0, torus.copies))
     return round(above) - sum(_positive(block) for block in border.schur)
+
+
+def _first(stencil: Stencil) -> int:
+    """Outputs per axis of the smallest of the small problems: as large as a fraction of a second allows."""
+    axes = len(stencil.axes)
+    channels = min(stencil.kernel.shape[1:3])
+    budget = 1100 if stencil.groups == 1 else 400
+    return max(2, int((budget / channels) ** (1 / axes)) - axes + 1)
 
 
 def _border(stencil: Stencil) -> int:

@@ -83,7 +83,10 @@ class Torus:
         self.used = parts.taps.any(axis=(0, 1, 2))
         parts = Polyphase(parts.shifts, parts.taps[..., self.used])
         self.grid = tuple(
-            max(-(-axis.inputs // axis.stride) - min(int(shift.min()), 0), axis.outputs + max(int(shift.max()), 0))
+            max(
+                -(-axis.inputs // axis.stride) - min(int(shift.min()), 0),
+                axis.outputs + max(int(shift.max()), 0),
+            )
             for axis, shift in zip(self.stencil.axes, parts.shifts.T, strict=True)
         )
         self.rest, self.copies = np.zeros((1, 0), int), np.ones(1, int)
@@ -145,7 +148,9 @@ class Torus:
         # kept along the first axis (position, channel), kept along the others (place, channel)
         out_first = np.repeat(first < axes[0].outputs, outputs, axis=1)
         in_first = first * strides[0] + phase[:, 0] < spans[0]
-        out_rest = (rest < np.array([axis.outputs for axis in axes[1:]])).all(1)[:, None].repeat(outputs, axis=1)
+        out_rest = (
+            (rest < np.array([axis.outputs for axis in axes[1:]])).all(1)[:, None].repeat(outputs, axis=1)
+        )
         in_rest = (rest[:, None] * strides[1:] + phase[:, 1:] < spans[1:]).all(2)
         cut = np.flatnonzero(~(out_rest.all(1) & in_rest.all(1)))
 
@@ -220,18 +225,19 @@ class Torus:
 
         link: (K, G, line slots, b1), columns scaled to |eigenvalue| 1; positive: (K, G, b1), its sign.
         """
-        turns = 2 * np.pi * (self.rest / np.array(self.grid[1:])) @ self.places.T
-        weight = np.sqrt(self.copies / prod(self.grid[1:]))[:, None]
-        phase = np.exp(1j * turns) * weight
+        turns = 2 * np.pi * self.places @ (self.rest / np.array(self.grid[1:])).T
+        phase = np.exp(1j * turns) * np.sqrt(self.copies / prod(self.grid[1:]))
         base = np.concatenate([self.out.base, len(self.out.line) + self.inside.base])
         place = np.concatenate([self.out.place, self.inside.place])
         for group in range(schur.shape[0]):
-            rows = link[:, group][:, base] * phase[:, place][..., None]
-            columns = np.concatenate([rows.real, rows.imag]).transpose(1, 0, 2).reshape(len(base), -1)
-            sign = np.tile(positive[:, group], (2, 1)).reshape(-1)
-            up, down = columns[:, sign], columns[:, ~sign]
-            schur[group] -= up @ up.T
-            schur[group] += down @ down.T
+            # real and imaginary parts side by side: for conjugate pairs of frequencies the sum is real
+            rows = (link[:, group].swapaxes(0, 1)[base] * phase[place][..., None]).view(float)
+            sign = positive[:, group]
+            for keep, factor in ((sign, -1.0), (~sign, 1.0)):
+                columns = _columns(rows, np.repeat(keep, 2, axis=1))
+                if columns.shape[1]:
+                    # A @ A.T with the same A is half the work in numpy
+                    schur[group] += factor * (columns @ columns.T)
 
 
 def _svd(blocks: Array) -> tuple[Array, Array, Array]:
@@ -245,3 +251,14 @@ def _sandwich(left: Array, values: Array, rest: float, right: Array) -> Array:
         diagonal = np.arange(block.shape[-1])
         block[..., diagonal, diagonal] += rest
     return np.asarray(block)
+
+
+def _columns(rows: Array, keep: Array) -> Array:
+    """The kept columns, (b2, K, b) -> (b2, kept); a plain slice where all frequencies keep the same ones."""
+    if (keep == keep[0]).all():
+        place = np.flatnonzero(keep[0])
+        if len(place) == 0 or place[-1] - place[0] == len(place) - 1:
+            return np.asarray(
+                rows[:, :, keep[0]] if len(place) == 0 else rows[:, :, place[0] : place[-1] + 1]
+            ).reshape(len(rows), -1)
+    return np.asarray(rows[:, keep])

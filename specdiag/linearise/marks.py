@@ -65,5 +65,3 @@ def has_float(out: Any) -> bool:
     if isinstance(out, torch.Tensor):
         return out.is_floating_point()
     return isinstance(out, list | tuple) and any(has_float(entry) for entry in out)
-
-

@@ -18,7 +18,8 @@ from specdiag.linearise.marks import Marked, has_float, look, marked, name_of, p
 from specdiag.linearise.rules import Entry, record
 
 LOOKS = frozenset(
-    ["__get__", "__set__", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "is_floating_point", "is_complex", "is_contiguous", "element_size", "get_device", "data_ptr", "__len__"]
+    """__get__ __set__ size dim ndimension numel nelement stride storage_offset is_floating_point is_complex
+    is_contiguous element_size get_device data_ptr __len__""".split()
 )
 
 
@@ -85,8 +86,7 @@ class _Primal(Marked):
             entry = lambda args, kwargs: kept  # noqa: E731
         tape.entries.append((name, entry))
         if (
-            (name.endswith("_")
-            and not name.startswith("__"))
+            (name.endswith("_") and not name.startswith("__"))
             or kwargs.get("inplace") is True
             or name.startswith("__i")
         ):
@@ -107,5 +107,3 @@ class _Tangent(Marked):
         entry = tape.next(name)
         out = func(*plain(args), **plain(kwargs)) if entry is None else entry(args, kwargs)
         return wrap(out, _Tangent, tape)
-
-

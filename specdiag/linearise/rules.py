@@ -16,18 +16,24 @@ Entry = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 # names of functions that are linear in their one tensor argument whatever their other arguments are
 _LINEAR = frozenset(
-    ["view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "expand", "clone", "neg", "sum", "mean", "movedim", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "chunk", "split", "unbind", "narrow", "select", "index_select", "__getitem__", "roll", "flip", "t", "to", "float", "double", "type_as", "repeat", "repeat_interleave", "unfold", "fold", "pixel_shuffle", "channel_shuffle", "dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "detach", "diagonal", "swapaxes", "view_as", "reshape_as", "expand_as", "tile", "cumsum", "interpolate", "upsample", "identity", "stochastic_depth", "__neg__", "requires_grad_", "tensor_split", "zero_pad"]
+    """view reshape flatten unflatten permute transpose squeeze unsqueeze contiguous expand clone neg sum mean
+    movedim avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    chunk split unbind narrow select index_select __getitem__ roll flip t to float double type_as repeat
+    repeat_interleave unfold fold pixel_shuffle channel_shuffle dropout dropout1d dropout2d alpha_dropout
+    feature_dropout detach diagonal swapaxes view_as reshape_as expand_as tile cumsum interpolate upsample
+    identity stochastic_depth __neg__ requires_grad_ tensor_split zero_pad""".split()
 )
 _ADDITIVE = frozenset(
-    ["add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "rsub", "__iadd__", "__isub__", "add_", "sub_", "subtract"]
+    "add sub __add__ __radd__ __sub__ __rsub__ rsub __iadd__ __isub__ add_ sub_ subtract".split()
 )
 _PRODUCT = frozenset(
-    ["mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply", "matmul", "__matmul__", "bmm", "mm", "einsum", "baddbmm", "div", "__truediv__", "div_", "__itruediv__", "true_divide"]
+    """mul __mul__ __rmul__ __imul__ mul_ multiply matmul __matmul__ bmm mm einsum baddbmm div __truediv__ div_
+    __itruediv__ true_divide""".split()
 )
 _CONSTANT_BIAS = frozenset(
-    ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"]
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear".split()
 )
-_JOINING = frozenset(["cat", "stack", "concat", "hstack", "vstack", "concatenate"])
+_JOINING = frozenset("cat stack concat hstack vstack concatenate".split())
 
 
 def _unit_slope_above_zero(z: torch.Tensor) -> torch.Tensor:
@@ -96,7 +102,8 @@ def _additive(func: Any, name: str) -> Entry:
         if not isinstance(left, Marked) and "alpha" in kwargs:
             value = value * kwargs["alpha"]
         if isinstance(other, torch.Tensor) and other.ndim:
-            value = value.expand(torch.broadcast_shapes(value.shape, other.shape))
+            shape = torch.broadcast_shapes(value.shape, other.shape)  # type: ignore[no-untyped-call]
+            value = value.expand(shape)
         return value
 
     return apply
@@ -206,7 +213,7 @@ def _general(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         out = shape[0]
         if not isinstance(out, list | tuple):
             return next(pushed)
-        parts = [next(pushed) if has_float(part) else None for part in out]
+        parts: list[Any] = [next(pushed) if has_float(part) else None for part in out]
         return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
 
     return apply
@@ -239,8 +246,9 @@ def _places(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Place]:
 
 def _at(args: tuple[Any, ...], kwargs: dict[str, Any], place: Place) -> torch.Tensor:
     which, key, inner = place
-    value = args[key] if which == 0 else kwargs[key]
-    return value if inner is None else value[inner]
+    value: Any = args[key] if which == 0 else kwargs[key]
+    found: torch.Tensor = value if inner is None else value[inner]
+    return found
 
 
 def _replaced(container: Any, places: list[Place], values: tuple[torch.Tensor, ...], which: int) -> Any:

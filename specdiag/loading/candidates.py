@@ -88,20 +88,29 @@ def _named(found: list[Candidate], weights: str, name: str) -> Candidate:
     for entry in found:
         if entry.key == wanted:
             return entry
-    for entry in found:
-        for front in (weights, weights.removeprefix(entry.key + ".")):
-            if entry.key and front == weights != weights.removeprefix(entry.key + "."):
-                continue
-            plain, _ = strip_wrappers(entry.tensors)
-            part = {
-                plain[key].removeprefix(front + "."): value
-                for key, value in entry.tensors.items()
-                if plain[key].startswith(front + ".")
-            }
-            if part:
-                return Candidate(weights, part, module=entry.module)
+    parts = [part for entry in found for part in _fronts(entry, weights)]
+    if len(parts) > 1:
+        choice = " or ".join(f"--weights {shlex.quote(shown(part.key))}" for part in parts[:MAX_SHOWN])
+        what = f"{name} holds '{shown(weights)}' {len(parts)} times."
+        raise CheckpointError(what, f"Choose one: {choice}.", reason="ambiguous-weights")
+    if parts:
+        return parts[0]
     hint = suggest(weights, [shown(entry.flag) for entry in found[:MAX_SHOWN]])
     raise CheckpointError(f"{name} has no weights named '{weights}'.", hint, reason="unknown-weights")
+
+
+def _fronts(entry: Candidate, weights: str) -> Iterator[Candidate]:
+    """The part of a mapping whose names begin with `weights`, given with or without the mapping's own place."""
+    plain, _ = strip_wrappers(entry.tensors)
+    for front in dict.fromkeys((weights.removeprefix(entry.key + "."), weights)):
+        part = {
+            plain[key].removeprefix(front + "."): value
+            for key, value in entry.tensors.items()
+            if plain[key].startswith(front + ".")
+        }
+        if part:
+            place = f"{entry.key}.{front}" if entry.key else front
+            yield Candidate(place, part, module=entry.module)
 
 
 def _rivals(best: Candidate, other: Candidate) -> bool:

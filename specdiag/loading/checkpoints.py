@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from specdiag.errors import CheckpointError
+from specdiag.errors import CheckpointError, UsageError
 from specdiag.loading import readers, reparam, sniff
 from specdiag.loading.candidates import Candidate, candidates, choose
 from specdiag.loading.checks import check_tensors, tied
@@ -183,8 +183,9 @@ def save_checkpoint(
 ) -> None:
     """Write specdiag's own format; equal content gives equal bytes; atomic (temporary file, fsync, rename).
 
-    metadata: JSON-able; `format_version` is added. Keys that loading understands: architecture, arch_args,
-    normalise (`channel`, `per-image` or `none`), mean, std, data, input_shape, classes, train.
+    metadata: JSON-able; `format_version` is added. Keys that loading understands: architecture,
+    arch_args, normalise (`channel`, `per-image` or `none`), mean, std, data, input_shape, classes,
+    train. Raises UsageError where the folder cannot be written.
     """
     path = Path(path)
     facts = {"format_version": FORMAT_VERSION, **metadata}
@@ -198,8 +199,11 @@ def save_checkpoint(
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Choose another place.") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(buffer.getbuffer())

@@ -155,9 +155,8 @@ def _normalisation(wanted: Wanted) -> tuple[str, tuple[float, ...], tuple[float,
         if not mean:
             raise UsageError("--normalise channel needs --mean and --std.")
         return kind, mean, std
-    if mean or std:
-        if wanted.normalise is not None and any(mean) or any(value != 1 for value in std):
-            raise UsageError(f"--normalise {kind} takes no --mean and --std.")
+    if any(mean) or any(value != 1 for value in std):
+        raise UsageError(f"--normalise {kind} takes no --mean and --std.")
     return kind, (), ()
 
 
@@ -188,7 +187,7 @@ def _comparable(value: Any) -> Any:
 def _unknown_normalisation(
     checkpoint: Checkpoint, architecture: Architecture | None, wanted: Wanted, config: Mapping[str, Any]
 ) -> ArchitectureError:
-    assert architecture is not None  # noqa: S101 - narrows the type for the checker
+    assert architecture is not None  # narrows the type
     data = wanted.data or config.get("data")
     ready = architectures.ready_command(checkpoint.path, architecture, data)
     return ArchitectureError(

@@ -35,11 +35,19 @@ def print_inspection(found: Mapping[str, Any], console: Console) -> None:
 
 def _weights(found: Mapping[str, Any], console: Console) -> None:
     dtypes = ", ".join(f"{name} x {count}" for name, count in found["dtypes"].items())
-    _line(console, "weights", f"{found['count']} tensors, {found['parameters']:,} values ({dtypes}), NaN or infinite: {found['not_finite']}")
+    _line(
+        console,
+        "weights",
+        f"{found['count']} tensors, {found['parameters']:,} values ({dtypes}), NaN or infinite: {found['not_finite']}",
+    )
     if found["weights"]:
         _line(console, "taken from", str(found["weights"]))
     if len(found["candidates"]) > 1:
-        _line(console, "also there", ", ".join(name or "." for name in found["candidates"]) + " (choose with --weights)")
+        _line(
+            console,
+            "also there",
+            ", ".join(name or "." for name in found["candidates"]) + " (choose with --weights)",
+        )
     if found["stripped"]:
         _line(console, "stripped", ", ".join(found["stripped"]))
     for match in found["architectures"]:
@@ -48,9 +56,15 @@ def _weights(found: Mapping[str, Any], console: Console) -> None:
     if metadata:
         train = metadata.get("train") or {}
         facts = {key: metadata.get(key) for key in ("architecture", "data", "normalise")} | {
-            key: train[key] for key in ("method", "eps", "norm", "clean_accuracy", "adversarial_accuracy") if key in train
+            key: train[key]
+            for key in ("method", "eps", "norm", "clean_accuracy", "adversarial_accuracy")
+            if key in train
         }
-        _line(console, "made as", ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None))
+        _line(
+            console,
+            "made as",
+            ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None),
+        )
 
 
 def _line(console: Console, title: str, text: str, style: str = "") -> None:
