@@ -21,6 +21,7 @@ from specdiag.jobs import (
     open_data,
     open_model,
     run_in_memory,
+    settle,
 )
 from specdiag.loading.datasets import Data
 from specdiag.loading.datasets import load_data as _load_data
@@ -145,8 +146,9 @@ def analyze(
             return analyze(
                 model, data, analyzer, seed=seed, batch_size=batch_size, progress=progress, **options
             )
-    task = make_task(model, data, declared, built, Common(seed=seed, batch_size=batch_size))
-    return run_in_memory(task, progress)
+    common = Common(seed=seed, batch_size=batch_size)
+    built, _ = settle(model, data, declared, built, common)
+    return run_in_memory(make_task(model, data, declared, built, common), progress)
 
 
 def _as_dict(wanted: Wanted) -> dict[str, Any]:

@@ -13,13 +13,14 @@ import torch
 import xarray
 
 from specdiag import __version__
-from specdiag.loading.datasets import Data
+from specdiag.loading.datasets import Data, hash_arrays
 from specdiag.metrics import summarise
-from specdiag.model import Model
+from specdiag.model import Model, ModelInfo, Normalisation
 from specdiag.options import json_options
 from specdiag.runner import Task, non_finite
 from specdiag.schema import Analyzer
 from specdiag.store import FORMAT_VERSION, settings_hash, with_provenance
+from specdiag.weights import Weights, WeightsTask
 
 
 def settings_of(task: Task) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def settings_of(task: Task) -> dict[str, Any]:
         "analyzer_version": task.analyzer.version,
         "options": json_options(task.options),
         "checkpoint": checkpoint_settings(model),
+        **({"others": [checkpoint_settings(other) for other in task.others]} if task.others else {}),
         "data": {"split": task.data.split, "samples": len(task.data), "sha256": task.data.sha256},
         "seed": task.seed,
         "chunk": task.chunk,
@@ -37,17 +39,46 @@ def settings_of(task: Task) -> dict[str, Any]:
     }
 
 
-def checkpoint_settings(model: Model) -> dict[str, Any]:
+def settings_of_weights(task: WeightsTask) -> dict[str, Any]:
+    """As `settings_of`, for an analyzer of weights."""
+    weights = task.weights
+    given = None if weights.model is None or weights.data_x is None else settings_of_samples(weights)
+    return {
+        "analyzer": task.analyzer.name,
+        "analyzer_version": task.analyzer.version,
+        "options": json_options(task.options),
+        "checkpoint": identity(weights.info, weights.normalisation, "data"),
+        "input_shape": None if weights.input_shape is None else list(weights.input_shape),
+        "data": given,
+        "seed": task.seed,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def settings_of_samples(weights: Weights) -> dict[str, Any]:
+    """The samples that an analyzer of weights was given beside the network."""
+    x = weights.data_x
+    return {} if x is None else {"samples": len(x), "sha256": hash_arrays(x.cpu().numpy(), None)}
+
+
+def identity(info: ModelInfo, normalisation: Normalisation, space: str) -> dict[str, Any]:
     """Weights, architecture and normalisation."""
     return {
-        "sha256": model.info.sha256,
-        "architecture": model.info.architecture,
-        "arch_args": dict(model.info.arch_args),
-        "normalise": model.normalisation.kind,
-        "mean": list(model.normalisation.mean),
-        "std": list(model.normalisation.std),
-        "space": model.space,
+        "sha256": info.sha256,
+        "architecture": info.architecture,
+        "arch_args": dict(info.arch_args),
+        "normalise": normalisation.kind,
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+        "space": space,
     }
+
+
+def checkpoint_settings(model: Model) -> dict[str, Any]:
+    """Weights, architecture and normalisation of a model."""
+    return identity(model.info, model.normalisation, model.space)
 
 
 def machine_settings(model: Model) -> dict[str, Any]:
@@ -124,6 +155,24 @@ def record(
             "sha256": data.sha256,
         }
     return with_provenance(dataset, facts)
+
+
+def record_weights(dataset: xarray.Dataset, task: WeightsTask, notes: Sequence[str]) -> xarray.Dataset:
+    """As `record`, for an analyzer of weights."""
+    info = task.weights.info
+    known = identity(info, task.weights.normalisation, "data")
+    checkpoint = {"path": info.path, "name": info.name, "coverage": info.coverage, **known}
+    settings = settings_of_weights(task)
+    return record(
+        dataset,
+        task.analyzer,
+        settings,
+        model=None,
+        data=None,
+        checkpoint=checkpoint,
+        notes=notes,
+        train=info.train,
+    )
 
 
 def warnings(analyzer: Analyzer, dataset: xarray.Dataset) -> list[dict[str, str]]:

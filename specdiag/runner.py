@@ -6,6 +6,7 @@ interrupted or split.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -64,7 +65,7 @@ class OutOfMemory(SpecdiagError):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One analyzer over one model and one set of samples."""
+    """One analyzer over one model and one set of samples; others: further models, for kind `cross`."""
 
     model: Model
     data: Data
@@ -72,6 +73,7 @@ class Task:
     options: Any
     seed: int
     chunk: int
+    others: tuple[Model, ...] = ()
 
     @property
     def count(self) -> int:
@@ -144,7 +146,7 @@ def compute_chunk(task: Task, number: int, facts: Mapping[str, float]) -> dict[s
     start, stop = task.bounds(number)
     batch = make_batch(task.model, task.data, start, stop, task.seed, facts).padded(task.chunk)
     try:
-        found = task.analyzer.compute(task.model, batch, task.options)
+        found = _compute(task, batch)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory("The device is out of memory.", "Use a smaller --batch-size.") from error
     except RuntimeError as error:
@@ -154,13 +156,28 @@ def compute_chunk(task: Task, number: int, facts: Mapping[str, float]) -> dict[s
     arrays = {}
     for name, value in found.items():
         array = as_numpy(value)
-        if name in task.analyzer.coordinates:
+        if task.analyzer.kind == "reduce" or name in task.analyzer.coordinates:
             arrays[name] = array
             continue
         if name not in task.analyzer.arrays:
             raise ModelError(f"Analyzer '{task.analyzer.name}' returns an undeclared array '{name}'.")
         arrays[name] = array[: stop - start]
     return arrays
+
+
+def _compute(task: Task, batch: Batch) -> dict[str, Any]:
+    compute: Any = task.analyzer.compute
+    if task.analyzer.kind == "cross":
+        found: dict[str, Any] = compute((task.model, *task.others), batch, task.options)
+        return found
+    if task.analyzer.kind == "reduce":
+        # padding would be counted in a sum: the state is updated with the real samples alone
+        return dict(
+            compute.update(
+                compute.start(task.model, task.options), task.model, batch.unpadded(), task.options
+            )
+        )
+    return dict(compute(task.model, batch, task.options))
 
 
 def make_batch(
@@ -177,6 +194,8 @@ def assemble(task: Task, keeper: Keeper) -> xarray.Dataset:
     parts = [keeper.read(number) for number in range(task.count)]
     if not parts or not len(task.data.x):
         raise NothingAnalysed("No sample was analysed.", "Check --samples and --split.")
+    if task.analyzer.kind == "reduce":
+        return _reduced(task, parts)
     variables, coordinates = {}, {}
     for name, first in parts[0].items():
         if name in task.analyzer.coordinates:
@@ -185,6 +204,15 @@ def assemble(task: Task, keeper: Keeper) -> xarray.Dataset:
             variables[name] = np.concatenate([part[name] for part in parts])
     dataset = to_dataset(task.analyzer, variables, coordinates, task.data.index)
     return dataset if task.analyzer.finish is None else task.analyzer.finish(dataset)
+
+
+def _reduced(task: Task, parts: Sequence[dict[str, Array]]) -> xarray.Dataset:
+    """Chunk states merged in grid order, which fixes the rounding, and finished."""
+    compute: Any = task.analyzer.compute
+    state = functools.reduce(lambda left, right: compute.merge(left, right, task.options), parts)
+    found = {name: as_numpy(value) for name, value in compute.finish(state, task.options).items()}
+    coordinates = {name: found.pop(name) for name in list(found) if name in task.analyzer.coordinates}
+    return to_dataset(task.analyzer, found, coordinates, None)
 
 
 def to_dataset(

@@ -78,6 +78,14 @@ class Batch:
         """Number of samples that are not padding; they come first."""
         return len(self) if self.real is None else self.real
 
+    def unpadded(self) -> Batch:
+        """The batch without its padding."""
+        count = self.count
+        if count == len(self):
+            return self
+        y = None if self.y is None else self.y[:count]
+        return replace(self, x=self.x[:count], y=y, index=self.index[:count], real=None)
+
     def padded(self, size: int) -> Batch:
         """The batch with its last sample repeated up to `size` samples (DECISIONS 1)."""
         missing = size - len(self)

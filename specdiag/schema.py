@@ -127,8 +127,10 @@ class Analyzer:
     """Everything the framework knows of an analyzer; see DESIGN: one analyzer, one file.
 
     compute: kind `sample`: (model, batch, options) -> {array name: array with `sample` first};
-        kind `weights`: (network, options) -> arrays; kind `reduce`: an object with start, update, merge and
-        finish; kind `cross`: (models, batch, options) -> arrays. Runs torch.
+        kind `weights`: (weights, options) -> arrays; kind `reduce`: an object with start(model, options) -> state,
+        update(state, model, batch, options) -> state, merge(left, right, options) -> state and
+        finish(state, options) -> arrays, states being dictionaries of arrays; kind `cross`: (models, batch, options)
+        -> arrays. Runs torch.
     summarise: (dataset) -> {metric: (value, standard error)}, for metrics that are no plain aggregate.
     plot: (runs: {label: dataset}, figure) -> None, draws one run or several overlaid.
     sentence: (dataset) -> one plain sentence for people on what the numbers mean.

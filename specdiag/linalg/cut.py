@@ -198,7 +198,7 @@ def _border(stencil: Stencil) -> int:
 
 
 def _log_det(block: Array, split: int) -> float:
-    """log |det| of a symmetric [[X, Y], [Y^T, -Z]], X and Z positive definite, by two Cholesky factors."""
+    """Log |det| of a symmetric [[X, Y], [Y^T, -Z]], X and Z positive definite, by two Cholesky factors."""
     total = 0.0
     rest = -block[split:, split:]
     if split:

@@ -162,5 +162,5 @@ class Stencil:
         sides = []
         for side in (0, 1):
             reached = (len(np.unique(np.concatenate([pair[side] for pair in axis]))) for axis in touched)
-            sides.append(self.groups * self.kernel.shape[1 + side] * prod(reached))
+            sides.append(int(self.groups * self.kernel.shape[1 + side] * prod(reached)))
         return min(sides)

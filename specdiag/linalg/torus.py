@@ -107,7 +107,7 @@ class Torus:
     @property
     def count(self) -> int:
         """Number of singular values of C, all groups."""
-        return prod(self.grid) * self.values.shape[2] * self.values.shape[3]
+        return prod(self.grid) * int(self.values.shape[2] * self.values.shape[3])
 
     @property
     def border_sizes(self) -> tuple[int, int]:
@@ -173,7 +173,8 @@ class Torus:
             row, column = rows.line[rows.base], columns.line[columns.base]
             gap = (row[:, 0, None] - column[None, :, 0]) % length
             place = number[rows.place[:, None], columns.place[None]] if len(number) else gap
-            return ((gap * len(found) + place) * height + row[:, 1, None]) * width + column[None, :, 1]
+            flat = ((gap * len(found) + place) * height + row[:, 1, None]) * width + column[None, :, 1]
+            return np.asarray(flat)
 
         out, inside = self.out, self.inside
         return found, (
@@ -257,8 +258,6 @@ def _columns(rows: Array, keep: Array) -> Array:
     """The kept columns, (b2, K, b) -> (b2, kept); a plain slice where all frequencies keep the same ones."""
     if (keep == keep[0]).all():
         place = np.flatnonzero(keep[0])
-        if len(place) == 0 or place[-1] - place[0] == len(place) - 1:
-            return np.asarray(
-                rows[:, :, keep[0]] if len(place) == 0 else rows[:, :, place[0] : place[-1] + 1]
-            ).reshape(len(rows), -1)
+        if len(place) and place[-1] - place[0] == len(place) - 1:
+            return np.asarray(rows[:, :, place[0] : place[-1] + 1].reshape(len(rows), -1))
     return np.asarray(rows[:, keep])

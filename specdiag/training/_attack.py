@@ -1,14 +1,18 @@
-"""The attack inside training: projected gradient ascent on the network as it is, BatchNorm in eval mode."""
+"""Attacks inside training: the attacks' plugins, run on the network as it is, BatchNorm in eval mode."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-from specdiag.attacks._ball import Ball, Norm
-from specdiag.attacks._gradient import ascend
-from specdiag.training._context import Run, Step
+from specdiag.attacks._ball import Norm
+from specdiag.options import build_attack
+from specdiag.sampling import Batch, Draws
+from specdiag.schema import AttackSpec
+from specdiag.training._context import Run, Step, torch_seed
 
 DEFAULT_L2 = 0.05
 DEFAULT_LINF = 0.005
@@ -21,35 +25,40 @@ def radius(run: Run, eps: float | Literal["auto"], norm: Norm) -> float:
     return DEFAULT_L2 * run.mean_norm if norm == "l2" else DEFAULT_LINF
 
 
-def pgd(
-    step: Step,
-    *,
-    norm: Norm,
-    eps: float,
-    steps: int,
-    alpha: float,
-    loss: str = "cross-entropy",
-    random_start: bool = True,
-    clip: bool = False,
-    purpose: str = "attack",
-) -> torch.Tensor:
-    """Perturbed x (N, *input shape), without a graph (roth2020 eq. 11).
+@dataclass(frozen=True, slots=True)
+class InTraining:
+    """The network in training, as far as attacks need it to be a model; inputs are in data space."""
 
-    The random start is keyed by sample, epoch and `purpose`.
+    run: Run
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    space: Literal["data"] = "data"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return self.run.input_shape
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits."""
+        return self.run.classes
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, K) without a graph."""
+        with torch.no_grad():
+            return self.forward(x)
+
+
+def perturb(step: Step, name: str, values: Mapping[str, Any], purpose: str = "attack") -> torch.Tensor:
+    """The batch perturbed by a plugin, (N, *input shape), without a graph.
+
+    Draws are keyed by seed, epoch, `purpose` and sample.
     """
-    start = Ball(norm, eps).random(step.as_batch(), step.purpose(purpose)) if random_start else None
-    low, high = (step.run.low, step.run.high) if clip else (None, None)
-    with step.run.evaluating(parameters=False) as forward:
-        return ascend(
-            forward,
-            step.x,
-            step.y,
-            norm=norm,
-            eps=eps,
-            steps=steps,
-            alpha=alpha,
-            loss=loss,
-            start=start,
-            low=low,
-            high=high,
-        )
+    run = step.run
+    attack = build_attack(AttackSpec(name, values))
+    facts = {"mean_norm": run.mean_norm, "low": run.low, "high": run.high}
+    draws = Draws(torch_seed(run.settings.seed, step.purpose(purpose)))
+    batch = Batch(step.x, step.y, step.index, "train", draws, facts)
+    with run.evaluating(parameters=False) as forward:
+        perturbed: torch.Tensor = attack.perturb(InTraining(run, forward), batch)
+    return perturbed.detach()
