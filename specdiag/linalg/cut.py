@@ -65,9 +65,10 @@ class Cut:
         found = self.sums(rule, (first - 1, first) if first > 2 else (first,))
         others = [entry for entry in found[1:] if not np.isnan(entry)]
         if not others:
-            # no small problem stands for this layer: the whole integrand, and a shorter rule for the error
-            value = found[0] if fine else self.sums(Rule.graded(12))[0]
-            return Estimate(value, abs(value - self.sums(Rule.graded(12 if fine else 8))[0]))
+            # no small problem stands for this layer: the whole integrand, and two shorter rules for the error
+            longest, *shorter = (16, 12, 11) if fine else (12, 8, 7)
+            value = found[0] if fine else self.sums(Rule.graded(longest))[0]
+            return Estimate(value, max(abs(value - self.sums(Rule.graded(nodes))[0]) for nodes in shorter))
         value = found[0] if fine else others[-1]
         return Estimate(value, 2 * max(abs(value - entry) for entry in (found[0], *others)))
 
@@ -185,7 +186,8 @@ def _first(stencil: Stencil) -> int:
     axes = len(stencil.axes)
     channels = min(stencil.kernel.shape[1:3])
     budget = 1100 if stencil.groups == 1 else 400
-    return max(2, int((budget / channels) ** (1 / axes)) - axes + 1)
+    affordable = int((budget / channels) ** (1 / axes)) - axes + 1
+    return max(2, min(affordable, min(axis.outputs for axis in stencil.axes) - axes))
 
 
 def _border(stencil: Stencil) -> int:

@@ -144,13 +144,14 @@ class Torus:
         spans = np.array([axis.inputs for axis in axes])
         phase = np.indices((*strides, inputs)).reshape(len(axes) + 1, -1).T[self.used, :-1]
         first = np.arange(self.grid[0])[:, None]
-        rest = np.indices(self.grid[1:]).reshape(len(axes) - 1, -1).T
+        rest = np.array(list(np.ndindex(self.grid[1:])), int).reshape(
+            -1 if len(axes) > 1 else 1, len(axes) - 1
+        )
         # kept along the first axis (position, channel), kept along the others (place, channel)
         out_first = np.repeat(first < axes[0].outputs, outputs, axis=1)
         in_first = first * strides[0] + phase[:, 0] < spans[0]
-        out_rest = (
-            (rest < np.array([axis.outputs for axis in axes[1:]])).all(1)[:, None].repeat(outputs, axis=1)
-        )
+        out_ends = np.array([axis.outputs for axis in axes[1:]], int)
+        out_rest = np.repeat(np.all(rest < out_ends, axis=1, keepdims=True), outputs, axis=1)
         in_rest = (rest[:, None] * strides[1:] + phase[:, 1:] < spans[1:]).all(2)
         cut = np.flatnonzero(~(out_rest.all(1) & in_rest.all(1)))
 
@@ -165,7 +166,7 @@ class Torus:
         """Differences between places, (Q, axes - 1), and where each entry of B2 x B2 lies in (T, Q, c, c')."""
         grid = np.array(self.grid[1:], int)
         gaps = (self.places[:, None] - self.places[None]) % grid
-        found, number = np.unique(gaps.reshape(-1, len(grid)), axis=0, return_inverse=True)
+        found, number = np.unique(gaps.reshape(len(gaps) ** 2, len(grid)), axis=0, return_inverse=True)
         number = number.reshape(len(self.places), len(self.places))
         length, channels = self.grid[0], (self.left.shape[3], self.right.shape[3])
 
