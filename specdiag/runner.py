@@ -189,7 +189,27 @@ def make_batch(
     return Batch(x, y, data.index[start:stop], data.split, Draws(seed), facts)
 
 
-def assemble(task: Task, keeper: Keeper) -> xarray.Dataset:
+class Grid(Protocol):
+    """What assembling needs to know of a task: all but the model and the values of the data."""
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """The declaration of the analyzer."""
+
+    @property
+    def options(self) -> Any:
+        """Its options."""
+
+    @property
+    def data(self) -> Data:
+        """The samples."""
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+
+
+def assemble(task: Grid, keeper: Keeper) -> xarray.Dataset:
     """All chunks as one dataset, with dimension names, units and the sample coordinate."""
     parts = [keeper.read(number) for number in range(task.count)]
     if not parts or not len(task.data.x):
@@ -206,7 +226,7 @@ def assemble(task: Task, keeper: Keeper) -> xarray.Dataset:
     return dataset if task.analyzer.finish is None else task.analyzer.finish(dataset)
 
 
-def _reduced(task: Task, parts: Sequence[dict[str, Array]]) -> xarray.Dataset:
+def _reduced(task: Grid, parts: Sequence[dict[str, Array]]) -> xarray.Dataset:
     """Chunk states merged in grid order, which fixes the rounding, and finished."""
     compute: Any = task.analyzer.compute
     state = functools.reduce(lambda left, right: compute.merge(left, right, task.options), parts)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xarray
 
+from specdiag import plugins
 from specdiag.errors import ResultsError
 from specdiag.journal import Journal, differences, discard
-from specdiag.provenance import record, record_weights, settings_of, settings_of_weights
-from specdiag.runner import MemoryKeeper, OutOfMemory, Progress, Task, assemble, run_samples
+from specdiag.loading.datasets import Data
+from specdiag.provenance import describe, record, record_weights, settings_of, settings_of_weights
+from specdiag.runner import Keeper, MemoryKeeper, OutOfMemory, Progress, Task, assemble, run_samples
+from specdiag.schema import Analyzer
 from specdiag.store import groups, locked, provenance, read_group, settings_hash, write_group
 from specdiag.weights import WeightsTask, run_weights
 
@@ -51,6 +55,95 @@ def run_in_memory(task: Task, progress: Progress | None = None) -> xarray.Datase
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A task without its model and its data values: all that finishing it needs, small enough to travel.
+
+    data: spec, split, index and hash, with x of shape (N, 0); settings: with the chunk size that the journal is on.
+    """
+
+    path: Path
+    analyzer_name: str
+    options: Any
+    data: Data
+    settings: Mapping[str, Any]
+    checkpoint: Mapping[str, Any]
+    train: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    overwrite: bool = False
+
+    @property
+    def analyzer(self) -> Analyzer:
+        """The declaration of the analyzer."""
+        analyzer: Analyzer = plugins.load("analyzer", self.analyzer_name)
+        return analyzer
+
+    @property
+    def chunk(self) -> int:
+        """Samples per chunk."""
+        return int(self.settings["chunk"])
+
+    @property
+    def count(self) -> int:
+        """Number of chunks."""
+        return -(-len(self.data) // self.chunk)
+
+    def journal(self) -> Journal:
+        """The journal of its chunks, opened or made."""
+        return Journal(_folder(self.path, self.analyzer_name), settings_hash(self.settings), self.settings)
+
+
+def sheet_of(task: Task, path: Path, *, overwrite: bool = False, notes: Sequence[str] = ()) -> Sheet:
+    """The sheet of a task whose results go to `path`."""
+    empty = np.zeros((len(task.data), 0), np.float32)
+    return Sheet(
+        path,
+        task.analyzer.name,
+        task.options,
+        dataclasses.replace(task.data, x=empty, y=None),
+        settings_of(task),
+        describe(task.model),
+        dict(task.model.info.train),
+        (*notes, *task.data.notes),
+        overwrite,
+    )
+
+
+def admit(sheet: Sheet) -> Outcome | Sheet:
+    """What is there already: the complete group of the same settings, or the sheet on the grid of its journal.
+
+    The caller holds the lock of the results file. Raises ResultsError where other settings are in the way.
+    """
+    stored = _stored(sheet.settings, sheet.path, sheet.analyzer_name, sheet.overwrite)
+    folder = _folder(sheet.path, sheet.analyzer_name)
+    if stored is not None:
+        # killed between writing the group and dropping the journal
+        if folder.exists() and _is_of(sheet.settings, folder):
+            discard(folder)
+        return Outcome(stored, sheet.path, "already there")
+    if sheet.overwrite and folder.exists() and not _is_of(sheet.settings, folder):
+        discard(folder)
+    return _on_chunk(sheet, _adopted_chunk(sheet.settings, folder))
+
+
+def finish(sheet: Sheet, keeper: Keeper, *, continued: bool = False) -> Outcome:
+    """Write the group from the finished chunks and drop the journal; the caller holds the lock."""
+    dataset = record(
+        assemble(sheet, keeper),
+        sheet.analyzer,
+        sheet.settings,
+        model=None,
+        data=sheet.data,
+        checkpoint=sheet.checkpoint,
+        train=sheet.train,
+        notes=sheet.notes,
+    )
+    write_group(sheet.path, sheet.analyzer_name, dataset, overwrite=sheet.overwrite)
+    discard(_folder(sheet.path, sheet.analyzer_name))
+    stored = read_group(sheet.path, sheet.analyzer_name)
+    return Outcome(stored, sheet.path, "continued" if continued else "computed")
+
+
 def run_to_file(
     task: Task | WeightsTask,
     path: Path,
@@ -67,40 +160,24 @@ def run_to_file(
     """
     if isinstance(task, WeightsTask):
         return _weights_to_file(task, path, overwrite, notes)
-    name = task.analyzer.name
     with locked(path):
-        stored = _stored(settings_of(task), path, name, overwrite)
-        if stored is not None:
-            return Outcome(stored, path, "already there")
-        folder = path.parent / f".{path.name.removesuffix('.h5')}.{name}.journal"
-        notes = [*notes, *task.data.notes]
-        if overwrite and folder.exists():
-            _discard_other(task, folder)
+        found = admit(sheet_of(task, path, overwrite=overwrite, notes=notes))
+        if isinstance(found, Outcome):
+            return found
         while True:
-            task = _adopt_chunk(task, folder)
-            settings = settings_of(task)
-            journal = Journal(folder, settings_hash(settings), settings)
+            task, journal = dataclasses.replace(task, chunk=found.chunk), found.journal()
             continued = bool(journal.finished())
             try:
                 run_samples(task, journal, progress)
-                break
+                return finish(found, journal, continued=continued)
             except OutOfMemory:
-                smaller = _smaller(task)
+                smaller = _smaller(task).chunk
+                trouble = f"Out of memory with chunks of {found.chunk}:"
                 if say is not None:
-                    say(
-                        f"Out of memory with chunks of {task.chunk}: starting again with chunks of {smaller.chunk}."
-                    )
-                notes.append(
-                    f"Out of memory with chunks of {task.chunk}: the whole run was done again with chunks of {smaller.chunk}."
-                )
+                    say(f"{trouble} starting again with chunks of {smaller}.")
+                note = f"{trouble} the whole run was done again with chunks of {smaller}."
                 journal.remove()
-                task = smaller
-        dataset = record(
-            assemble(task, journal), task.analyzer, settings, model=task.model, data=task.data, notes=notes
-        )
-        write_group(path, name, dataset, overwrite=overwrite)
-        journal.remove()
-    return Outcome(read_group(path, name), path, "continued" if continued else "computed")
+                found = _on_chunk(dataclasses.replace(found, notes=(*found.notes, note)), smaller)
 
 
 def _weights_to_file(task: WeightsTask, path: Path, overwrite: bool, notes: Sequence[str]) -> Outcome:
@@ -123,7 +200,9 @@ def _stored(settings: Mapping[str, Any], path: Path, name: str, overwrite: bool)
     if settings_hash(old) == settings_hash(settings):
         return dataset
     chunk = old.get("chunk", 0)
-    smaller = chunk < settings.get("chunk", 0) and settings_hash(old) == settings_hash({**settings, "chunk": chunk})
+    smaller = chunk < settings.get("chunk", 0) and settings_hash(old) == settings_hash(
+        {**settings, "chunk": chunk}
+    )
     # an out-of-memory back-off made it: the same command would end there again
     if smaller and _memory_note(facts):
         return dataset
@@ -140,30 +219,33 @@ def _memory_note(facts: Mapping[str, Any]) -> bool:
     return any("Out of memory" in note for note in facts.get("notes", ()))
 
 
-def _discard_other(task: Task, folder: Path) -> None:
-    """Drop a journal of other settings; one of the same settings is still good."""
-    settings = settings_of(task)
+def _folder(path: Path, name: str) -> Path:
+    return path.parent / f".{path.name.removesuffix('.h5')}.{name}.journal"
+
+
+def _on_chunk(sheet: Sheet, chunk: int) -> Sheet:
+    return dataclasses.replace(sheet, settings={**sheet.settings, "chunk": chunk})
+
+
+def _is_of(settings: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a journal holds chunks of these settings."""
     try:
         Journal(folder, settings_hash(settings), settings)
     except ResultsError:
-        discard(folder)
+        return False
+    return True
 
 
-def _adopt_chunk(task: Task, folder: Path) -> Task:
-    """The task on the smaller grid of a journal that an out-of-memory back-off left behind."""
-    chunk = task.chunk
+def _adopted_chunk(settings: Mapping[str, Any], folder: Path) -> int:
+    """The chunk size of the journal: a smaller one where an out-of-memory back-off left it behind."""
+    chunk = int(settings["chunk"])
     while folder.exists() and chunk >= 1:
-        smaller = dataclasses.replace(task, chunk=chunk)
-        settings = settings_of(smaller)
-        try:
-            Journal(folder, settings_hash(settings), settings)
-        except ResultsError:
-            if chunk == 1:
-                break
-            chunk = chunk // 2 if chunk > 8 else 1
-            continue
-        return smaller
-    return task
+        if _is_of({**settings, "chunk": chunk}, folder):
+            return chunk
+        if chunk == 1:
+            break
+        chunk = chunk // 2 if chunk > 8 else 1
+    return int(settings["chunk"])
 
 
 def _smaller(task: Task) -> Task:
