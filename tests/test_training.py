@@ -22,14 +22,14 @@ from specdiag.errors import NumericalError, ResultsError, UsageError
 from specdiag.loading.checkpoints import read_checkpoint
 from specdiag.sampling import Draws
 from specdiag.training import _data
-from specdiag.training._attack import pgd, radius
+from specdiag.training._adversarial import Adversarial
+from specdiag.training._attack import perturb, radius
 from specdiag.training._context import Run, Step
 from specdiag.training._loop import Progress, rate
 from specdiag.training._method import roles
 from specdiag.training._recipe import parse
 from specdiag.training._run import train
 from specdiag.training._settings import Settings, TrainConfig
-from specdiag.training.adversarial import Adversarial
 from specdiag.training.standard import Standard
 
 SMALL: dict[str, Any] = {
@@ -204,7 +204,7 @@ def test_objectives_on_a_linear_network_in_closed_form() -> None:
     cases = {("clean+lambda", 0.7): clean + 0.7 * attacked, ("only", "auto"): attacked}
     cases[("mix", "auto")] = 0.5 * clean + 0.5 * attacked
     for (objective, lam), wanted in cases.items():
-        method = Adversarial(eps=eps, objective=objective, lam=lam, random_start=False)
+        method = Adversarial(eps=eps, objective=objective, lam=lam, start="clean")
         torch.testing.assert_close(method.batch_loss(step_of(run)), wanted, rtol=1e-12, atol=0)
 
 
@@ -234,7 +234,7 @@ def test_attacks_leave_the_network_as_it_was() -> None:
     run.network[1].bias.requires_grad_(False)
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
     step = step_of(run)
-    pgd(step, norm="l2", eps=0.1, steps=2, alpha=0.1)
+    perturb(step, "pgd-l2", {"eps": 0.1, "steps": 2})
     with contextlib.suppress(ZeroDivisionError), run.evaluating(parameters=False):
         assert not run.network[0].training
         raise ZeroDivisionError
@@ -249,7 +249,7 @@ def test_attack_in_training_sees_batchnorm_in_eval_mode() -> None:
     step = step_of(run)
     alone = step_of(run)
     alone.x, alone.y, alone.index = step.x[:1], step.y[:1], step.index[:1]
-    both = (pgd(each, norm="l2", eps=0.1, steps=3, alpha=0.05) for each in (step, alone))
+    both = (perturb(each, "pgd-l2", {"eps": 0.1, "steps": 3}) for each in (step, alone))
     torch.testing.assert_close(next(both)[:1], next(both), rtol=1e-12, atol=1e-14)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 from specdiag.sampling import Batch, Draws
 from specdiag.training._settings import Settings
 
+if TYPE_CHECKING:
+    from specdiag.training._data import Samples
+
 State = dict[str, torch.Tensor]
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -23,8 +27,9 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 class Run:
     """One training run: the network in training and what never changes while it trains.
 
-    network: takes normalised inputs; scale: data space to normalised; K classes; mean_norm, median_norm: of
-    ||x||_2 over the training samples; low, high: range of the data.
+    network: takes normalised inputs; scale: data space to normalised; mean_norm: of
+    ||x||_2 over the training samples; low, high: range of the data; samples: all training samples;
+    layers: the linear layers once they were looked up.
     """
 
     network: nn.Module
@@ -37,7 +42,9 @@ class Run:
     high: float
     draws: Draws
     device: torch.device
+    samples: Samples | None = None
     channels_last: bool = False
+    layers: dict[str, Any] = field(default_factory=dict)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) of data-space inputs, in whatever mode the network is in."""
@@ -71,7 +78,8 @@ class Run:
 class Step:
     """One batch: x (N, *input shape) in data space, y (N,), index (N,) in the training split.
 
-    number: of the step, from 0 over the whole run; state: tensors of the method whose hook runs.
+    number: of the step, from 0 over the whole run; last: of its epoch; state: tensors of the method whose
+    hook runs.
     """
 
     run: Run
@@ -80,6 +88,7 @@ class Step:
     index: Indices
     epoch: int
     number: int
+    last: bool = False
     state: State = field(default_factory=dict)
     _logits: torch.Tensor | None = None
 
@@ -93,6 +102,17 @@ class Step:
     def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the batch's labels."""
         return F.cross_entropy(logits, self.y)
+
+    def loss_gradients(
+        self, x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Gradients of each sample's cross-entropy with respect to x, (N, *input shape), with a graph.
+
+        The softmax is taken in float64: in float32 it cancels for confident samples.
+        """
+        leaf = x.detach().requires_grad_(True)
+        loss = F.cross_entropy(forward(leaf).double(), self.y, reduction="sum")
+        return torch.autograd.grad(loss, leaf, create_graph=True)[0]
 
     def purpose(self, name: str) -> str:
         """The key of random numbers drawn for `name` in this epoch."""

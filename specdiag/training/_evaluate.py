@@ -15,7 +15,7 @@ from specdiag.model import Model, Normalisation
 from specdiag.options import build_attack
 from specdiag.sampling import Batch, Draws
 from specdiag.schema import AttackSpec
-from specdiag.training._attack import pgd
+from specdiag.training._attack import perturb
 from specdiag.training._context import Run, Step
 from specdiag.training._data import Samples, TrainingData
 
@@ -67,15 +67,7 @@ def _accuracy(run: Run, samples: Samples, attacker: Attacker) -> tuple[float, fl
         rows = slice(begin, begin + CHUNK)
         x, y = samples.x[rows].to(run.device), samples.y[rows].to(run.device)
         step = Step(run, x, y, samples.index[rows], 0, 0)
-        perturbed = pgd(
-            step,
-            norm=attacker.norm,
-            eps=attacker.eps,
-            steps=attacker.steps,
-            alpha=2 * attacker.eps / attacker.steps,
-            clip=attacker.clip,
-            purpose="curves",
-        )
+        perturbed = perturb(step, attacker.name, attacker.values(), "curves")
         with torch.no_grad(), run.evaluating() as forward:
             for k, points in enumerate((x, perturbed)):
                 right[k] += int((forward(points).argmax(1) == y).sum())

@@ -57,7 +57,7 @@ def fit(
     """
     settings = run.settings
     optimiser = _optimiser(run, settings)
-    states, curves, done = recipe.start(run), Curves(), 0
+    states, curves, done = recipe.initial_states(run), Curves(), 0
     saved = _state.load(state_path, key, run.device)
     if saved is not None:
         run.network.load_state_dict(saved.network)
@@ -73,7 +73,15 @@ def fit(
             # dropout draws from torch's generator: keyed by the step, a resumed run draws the same
             torch.manual_seed(torch_seed(settings.seed, f"train/step/{number}"))
             _set_rate(optimiser, rate(settings, number, steps))
-            step = Step(run, batch.x.to(run.device), batch.y.to(run.device), batch.index, epoch, number)
+            step = Step(
+                run,
+                batch.x.to(run.device),
+                batch.y.to(run.device),
+                batch.index,
+                epoch,
+                number,
+                k == steps - 1,
+            )
             loss = _one_step(step, recipe, states, optimiser)
             if not math.isfinite(loss):
                 raise NumericalError(
@@ -94,7 +102,7 @@ def fit(
         _state.save(state_path, _snapshot(run, optimiser, states, curves, key, epoch + 1))
         if report is not None:
             report(Progress(epoch + 1, settings.epochs, steps, steps, loss, seconds, values))
-    recipe.finish(run, states)
+    recipe.last_weight_step(run, states)
     return curves
 
 

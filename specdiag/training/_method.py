@@ -28,10 +28,14 @@ class Method:
         """The settings of the loop, where the method is one of them (weight decay)."""
         return settings
 
-    def prepare(self, run: Run) -> None:
-        """Change the fresh network (dropout, other normalisation) before the optimiser sees it."""
+    def arch_args(self) -> Mapping[str, Any]:
+        """Arguments of the architecture that the method stands for (normalisation layers)."""
+        return {}
 
-    def start(self, run: Run) -> State:
+    def prepare(self, run: Run) -> None:
+        """Attach to the network what acts in training alone (dropout), before the first step."""
+
+    def initial_state(self, run: Run) -> State:
         """Tensors kept from step to step, by name; they are saved and come back on resume."""
         return {}
 
@@ -46,7 +50,7 @@ class Method:
     def weight_step(self, step: Step) -> None:
         """Change the weights in place, after the optimiser's step."""
 
-    def finish(self, run: Run, state: State) -> None:
+    def last_weight_step(self, run: Run, state: State) -> None:
         """Change the weights in place once more, after the last step."""
 
     def facts(self, run: Run) -> Mapping[str, Any]:

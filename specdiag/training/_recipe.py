@@ -37,14 +37,18 @@ class Recipe:
             settings = part.adjust(settings)
         return settings
 
+    def arch_args(self) -> dict[str, Any]:
+        """The architecture's arguments that the parts stand for."""
+        return {key: value for part in self.parts.values() for key, value in part.arch_args().items()}
+
     def prepare(self, run: Run) -> None:
-        """Let every part change the fresh network."""
+        """Let every part attach to the network what it needs."""
         for part in self.parts.values():
             part.prepare(run)
 
-    def start(self, run: Run) -> dict[str, State]:
+    def initial_states(self, run: Run) -> dict[str, State]:
         """The parts' states, by part."""
-        return {name: part.start(run) for name, part in self.parts.items()}
+        return {name: part.initial_state(run) for name, part in self.parts.items()}
 
     def loss(self, step: Step, states: Mapping[str, State]) -> torch.Tensor:
         """The attack's loss, or cross-entropy without one, plus all penalties."""
@@ -63,10 +67,10 @@ class Recipe:
             step.state = states[name]
             part.weight_step(step)
 
-    def finish(self, run: Run, states: Mapping[str, State]) -> None:
+    def last_weight_step(self, run: Run, states: Mapping[str, State]) -> None:
         """Let every part change the weights after the last step."""
         for name, part in self.parts.items():
-            part.finish(run, states[name])
+            part.last_weight_step(run, states[name])
 
     def facts(self, run: Run) -> dict[str, Any]:
         """Training facts of all parts; the attack's come last and win, for analyzers read its eps."""

@@ -37,6 +37,7 @@ def train(config: TrainConfig, report: Report | None = None) -> Path:
     device = _device(settings.device)
     with own_generator(device, settings.threads):
         data = _data.load(config.data, settings)
+        config = replace(config, arch_args={**config.arch_args, **recipe.arch_args()})
         plan = _network.plan(config, data)
         facts = _facts(config, recipe, replace(settings, device=device.type), plan, data)
         key = fingerprint(facts)
@@ -107,6 +108,7 @@ def _prepare(plan: Plan, settings: Settings, data: _data.TrainingData, device: t
         high=data.high,
         draws=Draws(settings.seed),
         device=device,
+        samples=data.train,
         channels_last=channels_last,
     )
 

@@ -1,0 +1,89 @@
+"""Structured gradient regularisation: the loss gradient weighed by the covariance of perturbations (roth2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from specdiag.errors import UsageError
+from specdiag.schema import TrainingMethod, option
+from specdiag.training._attacked import eps_option
+from specdiag.training._method import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from specdiag.training._context import Run, State, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Sgr(Method):
+    """(lambda / 2) E[g^T Sigma g], g = grad_x log p_y with BatchNorm in eval mode (eq. 11).
+
+    Sigma is the running average (eq. 14) of the second moments of perturbations of the batches, scaled to
+    the mean variance of the data's values (3.3), so that lambda is a noise-to-signal ratio.
+    """
+
+    lam: float = option(0.1, "lambda, the weight of the penalty.", min=0)
+    source: Literal["pgd", "fgsm", "gradient", "sign"] = option(
+        "pgd", "What Sigma is taken of: linf attacks of several or one step, loss gradients, or their signs."
+    )
+    covariance: Literal["full", "function"] = option(
+        "full", "Sigma as a matrix (eq. 15), or as a function of pixel displacement (eq. 16)."
+    )
+    decay: float = option(0.9, "Weight of the past in the running average.", min=0, max=1)
+    eps: float | Literal["auto"] = eps_option()
+    steps: int = option(10, "Iterations of the pgd source.", min=1)
+
+    def initial_state(self, run: Run) -> State:
+        """Sigma before the first batch, and the data's mean variance."""
+        import torch
+
+        if run.samples is None:
+            raise TypeError("sgr needs the training samples")
+        if self.covariance == "function" and len(run.input_shape) != 3:
+            raise UsageError("Pixel displacement needs images.", "Pass --covariance full.")
+        variance = run.samples.x.double().var(0, correction=0).mean()
+        return {"moments": torch.zeros(0, device=run.device), "data": variance.float().to(run.device)}
+
+    def penalty(self, step: Step) -> torch.Tensor:
+        """The mean over the batch, after Sigma has taken the batch in."""
+        from specdiag.training import _covariance as moments
+
+        function = self.covariance == "function"
+        delta = self.perturbations(step)
+        new = moments.displacement_moments(delta) if function else moments.full_moments(delta)
+        old = step.state["moments"]
+        averaged = new if old.numel() == 0 else self.decay * old + (1 - self.decay) * new
+        step.state["moments"] = averaged
+        size = moments.mean_diagonal(averaged).clamp_min(1e-30)
+        sigma = averaged * (step.state["data"] / size)
+        with step.run.evaluating() as forward:
+            gradients = step.loss_gradients(step.x, forward)
+        times = moments.times_displacement if function else moments.times_full
+        return self.lam / 2 * (gradients * times(sigma, gradients)).flatten(1).sum(1).mean()
+
+    def perturbations(self, step: Step) -> torch.Tensor:
+        """What Sigma is taken of, (N, *input shape), without a graph."""
+        from specdiag.training._attack import perturb, radius
+
+        if self.source in ("gradient", "sign"):
+            with step.run.evaluating(parameters=False) as forward:
+                gradients = step.loss_gradients(step.x, forward).detach()
+            return gradients.sign() if self.source == "sign" else gradients
+        eps = radius(step.run, self.eps, "linf")
+        values = {"eps": eps} if self.source == "fgsm" else {"eps": eps, "steps": self.steps}
+        return perturb(step, "fgsm" if self.source == "fgsm" else "pgd-linf", values, "sgr") - step.x
+
+    def facts(self, run: Run) -> Mapping[str, Any]:
+        """The constants."""
+        return {"lambda": self.lam, "source": self.source, "covariance": self.covariance, "decay": self.decay}
+
+
+METHOD = TrainingMethod(
+    name="sgr",
+    summary="Penalty on the loss gradient weighed by the covariance of perturbations.",
+    source="roth2018, eq. 11 to 16",
+    options=Sgr,
+)
