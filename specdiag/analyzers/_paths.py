@@ -25,11 +25,13 @@ class Walk:
     """A walk along x + t d, t from 0 to `reach`.
 
     moved: (N, K) sum over the cells of (J d) times the length of the piece; walls: (N,) how many were crossed;
-    first: (N,) distance to the first; finished: (N,) the end was reached within the budget.
+    passed: (N, P) how many up to each of the marks; first: (N,) distance to the first; finished: (N,) the end was
+    reached within the budget.
     """
 
     moved: torch.Tensor
     walls: torch.Tensor
+    passed: torch.Tensor
     first: torch.Tensor
     finished: torch.Tensor
 
@@ -93,11 +95,11 @@ def _twice(pattern: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     )
 
 
-def walk(model: Model, x: torch.Tensor, direction: torch.Tensor, reach: torch.Tensor, budget: int) -> Walk:
-    """Follow the cells from x along `direction` (N, *input shape) up to t = reach (N,), at most `budget` walls.
+def walk(model: Model, x: torch.Tensor, direction: torch.Tensor, marks: torch.Tensor, budget: int) -> Walk:
+    """Follow the cells from x along `direction` (N, *input shape) to the last of `marks` (P,), rising distances.
 
-    Everything is computed in the model's dtype; use float64 for agreement to rounding. Raises ModelError on kinks
-    other than ReLU, leaky ReLU and max-pooling.
+    At most `budget` walls are crossed. Everything is computed in the model's dtype; use float64 for agreement
+    to rounding. Raises ModelError on kinks other than ReLU, leaky ReLU and max-pooling.
     """
     with torch.no_grad(), _Imposed(None) as first:
         base = model.forward(x)
@@ -107,8 +109,10 @@ def walk(model: Model, x: torch.Tensor, direction: torch.Tensor, reach: torch.Te
     place = torch.zeros(count, dtype=x.dtype, device=x.device)
     moved = torch.zeros_like(base)
     walls = torch.zeros(count, dtype=torch.int64, device=x.device)
+    passed = torch.zeros((count, len(marks)), dtype=torch.int64, device=x.device)
+    reach = marks[-1]
     nearest = torch.full_like(place, torch.inf)
-    done = reach <= 0
+    done = torch.zeros(count, dtype=torch.bool, device=x.device)
     for _ in range(budget + 1):
         if bool(done.all()):
             break
@@ -125,9 +129,10 @@ def walk(model: Model, x: torch.Tensor, direction: torch.Tensor, reach: torch.Te
         hit = ~done & (when <= reach)
         nearest = torch.where(hit & (walls == 0), when, nearest)
         walls += hit
+        passed += hit[:, None] & (when[:, None] <= marks)
         done = done | (when > reach)
         _flip(pattern, cell.distances, rows[hit], which[hit])
-    return Walk(moved, walls, nearest, done)
+    return Walk(moved, walls, passed, nearest, done)
 
 
 def _on(pattern: list[torch.Tensor], distances: list[torch.Tensor], count: int) -> torch.Tensor:

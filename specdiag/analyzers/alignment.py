@@ -95,7 +95,7 @@ def _cosines(found: Any, right: torch.Tensor, finite: torch.Tensor) -> torch.Ten
 
 
 def _random_network(model: Model, batch: Batch, attack: Any, found: Any) -> Arrays:
-    """This network's perturbations in the random network's vectors, and the random network's own."""
+    """The network's perturbations in the random network's vectors, and the random network's own."""
     from specdiag.analyzers import _attacked
     from specdiag.jacobian.rows import by_autograd
 
@@ -144,10 +144,8 @@ def _steps_sweep(
     from specdiag.analyzers import _attacked
 
     attack = _attacked.attack_of(options.attack, clip=options.clip)
-    if not _attacked.iterates(attack):
-        attack = None if not hasattr(attack, "steps") else attack
     count = options.steps_sweep or 1
-    if attack is not None and hasattr(attack, "steps"):
+    if hasattr(attack, "steps"):
         attack = dataclasses.replace(attack, steps=count)
     gradients, moved, logits = [], [], []
 
@@ -195,18 +193,6 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
         draw(runs, ax)
 
 
-def _mean(values: Any) -> tuple[Any, Any]:
-    """Mean and standard error over samples without NaN, along the first axis."""
-    import numpy as np
-
-    kept = values[np.isfinite(values.reshape(len(values), -1)).all(1)]
-    if not len(kept):
-        nothing = np.full(values.shape[1:], np.nan)
-        return nothing, nothing
-    error = kept.std(0, ddof=1) / np.sqrt(len(kept)) if len(kept) > 1 else np.full(values.shape[1:], np.nan)
-    return kept.mean(0), error
-
-
 _CONTROLS = (
     ("random_cosine", "random perturbations", "#777777", ":"),
     ("random_network_cosine", "same, in a random network's vectors", "#999933", "--"),
@@ -215,14 +201,15 @@ _CONTROLS = (
 
 
 def _plot_ranks(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
+    from specdiag.analyzers._drawing import mean_and_error
     from specdiag.figures import line_with_band
 
     for number, (label, data) in enumerate(runs.items()):
-        line_with_band(ax, data["rank"].values, *_mean(data["cosine"].values), label, number)
+        line_with_band(ax, data["rank"].values, *mean_and_error(data["cosine"].values), label, number)
     for number, data in enumerate(runs.values()):
         for name, label, colour, line in _CONTROLS:
             if name in data and (number == 0 or name == "random_network_cosine"):
-                mean, _ = _mean(data[name].values)
+                mean, _ = mean_and_error(data[name].values)
                 shown = label if number == 0 else None
                 ax.plot(data["rank"].values, mean, color=colour, ls=line, lw=1.2, label=shown, zorder=2)
     first = next(iter(runs.values()))
@@ -239,12 +226,13 @@ def _plot_ranks(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
 
 
 def _plot_eps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
+    from specdiag.analyzers._drawing import mean_and_error
     from specdiag.figures import line_with_band
 
     expected = None
     for number, (label, data) in enumerate(runs.items()):
         if "eps_cosine" in data:
-            line_with_band(ax, data["eps"].values, *_mean(data["eps_cosine"].values), label, number)
+            line_with_band(ax, data["eps"].values, *mean_and_error(data["eps_cosine"].values), label, number)
             expected = float(data["random_expectation"].values[0])
     if expected is not None:
         ax.axhline(expected, color="black", lw=0.8, ls=(0, (1, 3)), label="random, expected")
@@ -256,6 +244,7 @@ def _plot_eps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
 
 
 def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
+    from specdiag.analyzers._drawing import mean_and_error
     from specdiag.figures import colour, line_with_band
 
     for number, (label, data) in enumerate(runs.items()):
@@ -263,9 +252,9 @@ def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
             continue
         steps = data["step"].values
         line_with_band(
-            ax, steps, *_mean(data["step_gradient_cosine"].values), f"{label}: v_k with v_1", number
+            ax, steps, *mean_and_error(data["step_gradient_cosine"].values), f"{label}: v_k with v_1", number
         )
-        mean, _ = _mean(data["step_logit_cosine"].values[:, :, 0])
+        mean, _ = mean_and_error(data["step_logit_cosine"].values[:, :, 0])
         ax.plot(steps, mean, color=colour(number), ls=":", lw=1.2, label=f"{label}: u_k with u_1")
     ax.set_ylim(0, 1)
     ax.set_xlabel("attack step k")
@@ -276,6 +265,8 @@ def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
     """Mean |cos| by rank: the attack, random directions, the random network, and energy in the top k."""
+    from specdiag.analyzers._drawing import mean_and_error
+
     names = {
         "cosine": "|cos|",
         "subspace_energy": "energy in top k",
@@ -283,7 +274,7 @@ def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
         "random_network_cosine": "random network's vectors",
         "random_self_cosine": "random network itself",
     }
-    shown = {title: _mean(data[name].values)[0] for name, title in names.items() if name in data}
+    shown = {title: mean_and_error(data[name].values)[0] for name, title in names.items() if name in data}
     count = data.sizes["rank"]
     rows = sorted({*range(min(count, 10)), count - 1} | {2**k - 1 for k in range(3, 20) if 2**k < count})
     return ["rank", *shown], [[str(r + 1), *(f"{column[r]:.3f}" for column in shown.values())] for r in rows]
@@ -293,10 +284,12 @@ def sentence(data: xarray.Dataset) -> str:
     """How much stronger than chance perturbations align with the dominant direction."""
     import numpy as np
 
-    mean, _ = _mean(data["cosine"].values)
+    from specdiag.analyzers._drawing import mean_and_error
+
+    mean, _ = mean_and_error(data["cosine"].values)
     if not np.isfinite(mean[0]):
         return "No sample has both a perturbation and a Jacobian to compare."
-    energy, _ = _mean(data["subspace_energy"].values)
+    energy, _ = mean_and_error(data["subspace_energy"].values)
     chance = float(data["random_expectation"].values[0])
     return (
         f"Perturbations have |cos| {mean[0]:.2f} with the dominant singular vector, {mean[0] / chance:.1f} times what "
