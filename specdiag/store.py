@@ -9,13 +9,10 @@ half-written one. Equal contents give equal bytes, in whichever order the groups
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
 import os
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +24,7 @@ import numpy as np
 import xarray
 
 from specdiag.errors import ResultsError
+from specdiag.locks import alone, explained, first_line, locked, name_of
 
 # History of the format. A reader accepts its own version and all older ones.
 # 1: one group per analyzer; JSON provenance in the group attribute `specdiag`; version in the root.
@@ -34,7 +32,6 @@ FORMAT_VERSION = 1
 
 _ROOT = "specdiag_format"
 _NUMBERS = ("value", "error", "low", "high")
-_held: dict[tuple[int, int, str], int] = {}
 
 
 def json_safe(value: Any) -> Any:
@@ -68,37 +65,6 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def locked(path: Path, wait: float = 0) -> Iterator[None]:
-    """Hold the lock `DIR/.NAME.lock` of the results file `DIR/NAME.h5`; the folder is made if missing.
-
-    A thread that holds a lock may take it again. Raises ResultsError when another process or thread
-    still holds it after `wait` seconds, or when the folder cannot be written to.
-    """
-    path = Path(path)
-    with _explained(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.parent.resolve() / f".{_name(path)}.lock"
-    key = (os.getpid(), threading.get_ident(), str(lock))
-    if key in _held:
-        _held[key] += 1
-        try:
-            yield
-        finally:
-            _held[key] -= 1
-        return
-    handle = _acquire(lock, path, wait)
-    _held[key] = 1
-    try:
-        yield
-    finally:
-        del _held[key]
-        # unlinked while still held: whoever waits on this file sees that its path is gone and tries anew
-        with suppress(OSError):
-            lock.unlink()
-        os.close(handle)
-
-
 def write_group(
     path: Path, group: str, dataset: xarray.Dataset, *, overwrite: bool = False, wait: float = 60.0
 ) -> None:
@@ -110,16 +76,16 @@ def write_group(
     writable or full.
     """
     path = Path(path)
-    with locked(path, wait):
+    with locked(path, wait), alone(path):
         present = groups(path) if path.exists() else ()
         if group in present and not overwrite:
             raise ResultsError(
                 f"{path} holds results of {group} already.",
                 "Replace them with --overwrite, or choose another --out.",
             )
-        temporary = path.parent / f".{_name(path)}.tmp"
+        temporary = path.parent / f".{name_of(path)}.tmp"
         try:
-            with _explained(path.parent):
+            with explained(path.parent):
                 _write_file(temporary, path, group, dataset, sorted({*present, group}))
                 os.replace(temporary, path)
                 _fsync(path.parent)
@@ -235,45 +201,6 @@ def result_paths(checkpoints: Sequence[Path], out: Path) -> dict[Path, Path]:
             depth |= {path: deepest + 1 for path in longer if depth[path] == deepest}
 
 
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".h5")
-
-
-def _acquire(lock: Path, path: Path, wait: float) -> int:
-    deadline = time.monotonic() + wait
-    while True:
-        with _explained(path.parent):
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_current(handle, lock):
-                    os.ftruncate(handle, 0)
-                    os.write(handle, str(os.getpid()).encode())
-                    return handle
-                os.close(handle)
-                continue
-            except BlockingIOError:
-                owner = os.pread(handle, 20, 0).decode(errors="replace")
-                os.close(handle)
-            except OSError:
-                os.close(handle)
-                raise
-        if time.monotonic() >= deadline:
-            who = f" (process {owner})" if owner else ""
-            raise ResultsError(
-                f"{path} is in use by another run of specdiag{who}.",
-                "Wait for it to end, or choose another --out.",
-            )
-        time.sleep(0.02)
-
-
-def _is_current(handle: int, lock: Path) -> bool:
-    try:
-        return os.fstat(handle).st_ino == lock.stat().st_ino
-    except FileNotFoundError:
-        return False
-
-
 def _write_file(
     temporary: Path, old: Path, group: str, dataset: xarray.Dataset, names: Sequence[str]
 ) -> None:
@@ -347,30 +274,14 @@ def _as_number(value: Any) -> Any:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Failures of the file system as ResultsError that names the folder."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise ResultsError(
-            f"Cannot write results in {folder}: {reason}.", "Free space or choose another folder with --out."
-        ) from error
-
-
-@contextmanager
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise ResultsError(
             f"{path} is damaged or unreadable: {reason}", "Delete it and run the analyzer again."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _fsync(path: Path) -> None:

@@ -18,10 +18,11 @@ from specdiag import plugins
 from specdiag.errors import ResultsError
 from specdiag.journal import Journal, differences, discard
 from specdiag.loading.datasets import Data
+from specdiag.locks import locked
 from specdiag.provenance import describe, record, record_weights, settings_of, settings_of_weights
 from specdiag.runner import Keeper, MemoryKeeper, OutOfMemory, Progress, Task, assemble, run_samples
 from specdiag.schema import Analyzer
-from specdiag.store import groups, locked, provenance, read_group, settings_hash, write_group
+from specdiag.store import groups, provenance, read_group, settings_hash, write_group
 from specdiag.weights import WeightsTask, run_weights
 
 Say = Callable[[str], None]
