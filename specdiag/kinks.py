@@ -6,6 +6,7 @@ linear region (errors up to 1e-2 were measured on a CIFAR ResNet).
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -56,22 +57,28 @@ class KinkCounter(TorchFunctionMode):
         self.counts = counts if self.counts is None else self.counts + counts
 
 
-def _rms(z: torch.Tensor) -> torch.Tensor:
-    flat = z.flatten(1)
-    norm = torch.linalg.vector_norm(
-        flat, dim=1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32
-    )
-    rms: torch.Tensor = norm / max(1.0, flat.shape[1] ** 0.5)
-    return rms
+def _rows(z: torch.Tensor) -> torch.Tensor:
+    """(N, values) in memory order, so that channels-last activations are not copied."""
+    if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):
+        z = z.permute(0, 2, 3, 1)
+    return z.flatten(1) if z.ndim > 1 else z[:, None]
+
+
+def _limit(rows: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return RELATIVE * norm / max(1.0, rows.shape[1] ** 0.5)
 
 
 def _near(z: torch.Tensor, kinks: tuple[float, ...]) -> torch.Tensor:
-    limit = (RELATIVE * _rms(z)).view(-1, *([1] * (z.ndim - 1)))
-    dims = tuple(range(1, z.ndim))
-    counts = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    rows = _rows(z)
+    limit = _limit(rows)
+    counts = torch.zeros(len(rows), dtype=torch.int64, device=z.device)
     for kink in kinks:
-        distance = z.abs() if kink == 0 else (z - kink).abs_()
-        counts += (distance < limit).sum(dims) if dims else (distance < limit)
+        distance = rows.abs() if kink == 0 else (rows - kink).abs_()
+        # most samples have none: one minimum is cheaper than counting everywhere
+        found = (distance.amin(1) < limit).nonzero().flatten()
+        if len(found):
+            counts[found] += (distance[found] < limit[found, None]).sum(1)
     return counts
 
 
@@ -87,13 +94,29 @@ def _near_ties(z: torch.Tensor, dims: int, rest: tuple[Any, ...], kwargs: dict[s
     padding = spread(get.get("padding", 0))
     if z.ndim != dims + 2 or any(step != 1 for step in spread(get.get("dilation", 1))) or max(kernel) == 1:
         return torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
-    limit = (RELATIVE * _rms(z)).view(-1, *([1] * (dims + 1)))
+    limit = _limit(_rows(z)).view(-1, *([1] * (dims + 1)))
     if any(padding):
         z = F.pad(z, [amount for side in reversed(padding) for amount in (side, side)], value=-torch.inf)
-    windows = z
-    for axis in range(dims):
-        windows = windows.unfold(axis + 2, kernel[axis], stride[axis])
-    top = windows.flatten(-dims).topk(2, dim=-1).values
-    first, second = top[..., 0], top[..., 1]
+    first, second = _two_largest(z, kernel, stride)
     near = (first - second < limit) & ~((first == 0) & (second == 0))
     return near.flatten(1).sum(1)
+
+
+def _two_largest(
+    z: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest and second largest entry of every pooling window."""
+    sizes = [(side - k) // step + 1 for side, k, step in zip(z.shape[2:], kernel, stride, strict=True)]
+    first: torch.Tensor | None = None
+    second = torch.empty(0)
+    for offsets in itertools.product(*(range(k) for k in kernel)):
+        value = z
+        for axis, (offset, size, step) in enumerate(zip(offsets, sizes, stride, strict=True)):
+            value = value.narrow(axis + 2, offset, (size - 1) * step + 1)
+            value = value[(slice(None),) * (axis + 2) + (slice(None, None, step),)]
+        if first is None:
+            first, second = value, torch.full_like(value, -torch.inf)
+        else:
+            second = torch.maximum(second, torch.minimum(first, value))
+            first = torch.maximum(first, value)
+    return (z if first is None else first), second

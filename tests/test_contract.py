@@ -79,14 +79,18 @@ def test_attacks_are_named_like_their_file(name: str) -> None:
     assert callable(attack.options.perturb)
 
 
+def quick(name: str) -> dict[str, object]:
+    """Options that do not depend on which samples are chosen: the default eps is a share of their mean norm."""
+    known = {item.name for item in options.all_fields(load(name))}
+    return {"eps": 0.5} if options.takes_attack(load(name)) and "eps" in known else {}
+
+
 @pytest.mark.parametrize("name", [n for n in ANALYZERS if load(n).kind == "sample"])
 def test_sample_analyzers_do_not_depend_on_the_chunks(name: str, model: Model) -> None:
     """Declared arrays only, one row per sample, equal for another chunk grid, drawn and summarised."""
     analyzer = load(name)
     data = specdiag.load_data("digits", samples=11)
-    small, large = (
-        specdiag.analyze(model, data, name, batch_size=size, **QUICK.get(name, {})) for size in (8, 16)
-    )
+    small, large = (specdiag.analyze(model, data, name, batch_size=size, **quick(name)) for size in (8, 16))
     assert set(small.data_vars) <= set(analyzer.arrays)
     assert small.sizes["sample"] == 11
     clear = np.ones(11, bool)
@@ -120,14 +124,11 @@ def test_sample_analyzers_do_not_depend_on_the_chunks(name: str, model: Model) -
         assert analyzer.sentence(small).endswith(".")
 
 
-QUICK: dict[str, dict[str, object]] = {}
-
-
 @pytest.mark.parametrize("name", [n for n in ANALYZERS if load(n).kind == "sample"])
 def test_the_second_sample_has_no_say_in_the_first(name: str, model: Model) -> None:
     few, more = (specdiag.load_data("digits", samples=n) for n in (4, 9))
-    alone = specdiag.analyze(model, few, name, batch_size=8, **QUICK.get(name, {}))
-    together = specdiag.analyze(model, more, name, batch_size=16, **QUICK.get(name, {}))
+    alone = specdiag.analyze(model, few, name, batch_size=8, **quick(name))
+    together = specdiag.analyze(model, more, name, batch_size=16, **quick(name))
     shared = sorted(set(alone.sample.values) & set(together.sample.values))
     assert shared == sorted(alone.sample.values), "a smaller choice is a subset"
     first = next(
