@@ -20,6 +20,7 @@ RANKS = {
     "schema": 1,
     "plugins": 1,
     "sampling": 1,
+    "locks": 1,
     "options": 2,
     "config": 2,
     "metrics": 2,
