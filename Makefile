@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types tests benchmark checkpoints clean
+.PHONY: install demo test lint types tests figures benchmark checkpoints clean
 
 install: $(STAMP)
 
@@ -30,6 +30,11 @@ types: install
 
 tests: install
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+
+figures: install
+	@mkdir -p docs/images
+	$(BIN)/specdiag spectrum sample_checkpoints/digits-standard.pt sample_checkpoints/digits-adversarial.pt --out docs/.work --figure docs/images/spectrum.svg --quiet --overwrite
+	@rm -rf docs/.work
 
 benchmark: install
 	$(BIN)/python benchmarks/spectrum.py

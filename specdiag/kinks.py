@@ -66,7 +66,8 @@ def _rows(z: torch.Tensor) -> torch.Tensor:
 
 def _limit(rows: torch.Tensor) -> torch.Tensor:
     norm: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return RELATIVE * norm / max(1.0, rows.shape[1] ** 0.5)
+    share: float = RELATIVE / max(1.0, rows.shape[1] ** 0.5)
+    return norm * share
 
 
 def _near(z: torch.Tensor, kinks: tuple[float, ...]) -> torch.Tensor:
