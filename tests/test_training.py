@@ -220,12 +220,11 @@ def test_linf_points_on_a_linear_network_in_closed_form() -> None:
 def test_sum_of_squares_objective_compares_the_two_outputs() -> None:
     run = linear_run(batchnorm=True)
     run.network[0].running_mean.fill_(0.5)
+    run.network.eval()
     step = step_of(run)
     method = Adversarial(eps=0.2, attack_loss="sum-of-squares", objective="only", steps=3)
     perturbed = method.perturb(step)
-    run.network.eval()
     wanted = 0.5 * (run.forward(perturbed) - run.forward(step.x)).square().sum(1).mean()
-    run.network.train()
     torch.testing.assert_close(method.batch_loss(step), wanted, rtol=1e-12, atol=0)
 
 

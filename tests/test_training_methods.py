@@ -74,6 +74,7 @@ def convolutional() -> Run:
     run = run_of(network, (1, 6, 6))
     network[1].running_mean.normal_(0, 0.1)
     network[1].running_var.uniform_(0.5, 2)
+    network.eval()
     return run
 
 
@@ -106,10 +107,41 @@ def dense(run: Run) -> list[torch.Tensor]:
 
 
 def jacobians(run: Run, x: torch.Tensor) -> torch.Tensor:
-    """(N, K, D) by plain autograd, BatchNorm in eval mode."""
-    with run.evaluating() as forward:
-        rows = [torch.autograd.functional.jacobian(lambda z: forward(z[None])[0], sample) for sample in x]
+    """(N, K, D) by plain autograd, for a network in eval mode."""
+    rows = [torch.autograd.functional.jacobian(lambda z: run.forward(z[None])[0], sample) for sample in x]
     return torch.stack(rows).flatten(2)
+
+
+def with_batch_statistics(run: Run, x: torch.Tensor) -> Run:
+    """The same network in eval mode, its running statistics those of the batch."""
+    network = copy.deepcopy(run.network).train()
+    network[1].momentum = 1.0
+    network(x)
+    count = x.numel()
+    # what BatchNorm keeps is the unbiased variance, what it divides by is the biased one
+    network[1].running_var.mul_((count - 1) / count)
+    return dataclasses.replace(run, network=network.eval())
+
+
+@pytest.mark.parametrize("name", ["gradient-penalty", "cross-lipschitz", "gradient-norm"])
+def test_penalties_keep_the_statistics_of_the_batch(name: str) -> None:
+    run = convolutional()
+    run.network.train()
+    step = step_of(run)
+    still = with_batch_statistics(run, step.x)
+    with step.fixed() as forward:
+        inside = forward(step.x)
+        one = forward(step.x[:1])
+    torch.testing.assert_close(inside, still.forward(step.x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(one, inside[:1], rtol=1e-12, atol=1e-12)
+    before = {key: value.clone() for key, value in run.network.state_dict().items()}
+    penalty = method(name).penalty(step)
+    torch.testing.assert_close(penalty.detach(), method(name).penalty(step_of(still)).detach())
+    assert all(torch.equal(before[key], value) for key, value in run.network.state_dict().items())
+    # BatchNorm undoes a scale of the weights before it, so no penalty can be lowered by one
+    (found,) = torch.autograd.grad(penalty, run.network[0].weight)
+    along = float((found * run.network[0].weight).sum().detach())
+    assert abs(along) < 1e-3 * float((found.norm() * run.network[0].weight.norm()).detach())
 
 
 # attacks
@@ -158,7 +190,6 @@ def test_gradient_through_the_attack(start: str) -> None:
     run = convolutional()
     through = method("adversarial", eps=0.02, steps=2, objective="only", through_attack=True, start=start)
     step = step_of(run)
-    run.network.eval()
     weight = run.network[3].weight
     (found,) = torch.autograd.grad(through.batch_loss(step), weight)
     direction = torch.randn_like(weight)
@@ -245,7 +276,6 @@ def test_both_forms_have_one_gradient_inside_the_cell(iterations: int) -> None:
 
 def test_theorem_1_same_parameter_step(monkeypatch: pytest.MonkeyPatch) -> None:
     run = convolutional()
-    run.network.eval()
     # lambda is large enough for the eps^2 of the regulariser to weigh as much as the loss
     constants = {"eps": 1e-5, "lam": 1e10}
     attack = parse(
@@ -290,7 +320,6 @@ def test_gradient_penalty_in_closed_form(q: int, dual: str) -> None:
 @pytest.mark.parametrize(("q", "norm"), [(1, "linf"), (2, "l2")])
 def test_augmentation_and_penalty_agree_to_first_order(q: int, norm: str) -> None:
     run = convolutional()
-    run.network.eval()
     ratios = []
     for eps in (1e-2, 1e-3, 1e-4):
         augmented = method("adversarial-augmentation", eps=eps, norm=norm).batch_loss(step_of(run))
@@ -304,18 +333,18 @@ def test_augmentation_and_penalty_agree_to_first_order(q: int, norm: str) -> Non
 
 def test_gradient_of_a_penalty_against_finite_differences() -> None:
     run = convolutional()
-    step = step_of(run)
+    run.network.train()
     cases = [("gradient-penalty", {"q": 2}), ("gradient-norm", {}), ("cross-lipschitz", {})]
     for name, options in cases:
-        weight = run.network[3].weight
+        weight = run.network[0].weight
         penalty = method(name, **options)
-        (found,) = torch.autograd.grad(penalty.penalty(step), weight)
+        (found,) = torch.autograd.grad(penalty.penalty(step_of(run)), weight)
         direction = torch.randn_like(weight)
         values = []
         for sign in (1, -1):
             with torch.no_grad():
                 weight += sign * 1e-6 * direction
-            values.append(float(penalty.penalty(step).detach()))
+            values.append(float(penalty.penalty(step_of(run)).detach()))
             with torch.no_grad():
                 weight -= sign * 1e-6 * direction
         wanted = (values[0] - values[1]) / 2e-6
@@ -337,8 +366,7 @@ def test_gradient_norm_is_the_double_sum_over_classes() -> None:
     run = convolutional()
     step = step_of(run)
     matrix = jacobians(run, step.x)
-    with run.evaluating() as forward:
-        q = forward(step.x).softmax(1).detach()
+    q = run.forward(step.x).softmax(1).detach()
     own = matrix[torch.arange(8), step.y]
     differences = own[:, None] - matrix
     # simongabriel2019 eq. 18: the sum over k, h of q_k q_h <grad f_c - grad f_k, grad f_c - grad f_h>

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Adversarial(Attacked):
     """Which perturbations are trained against, and how their loss is weighed.
 
-    With the loss `sum-of-squares`, L(x*) is 1/2 ||f(x) - f(x*)||^2, both with BatchNorm in eval mode
-    (roth2020 eq. 33).
+    With the loss `sum-of-squares`, L(x*) is 1/2 ||f(x) - f(x*)||^2, both with the BatchNorm statistics
+    of the clean batch (roth2020 eq. 33).
     """
 
     norm: Literal["l2", "linf"] = option("l2", "Norm of the eps ball.")
@@ -63,7 +63,7 @@ class Adversarial(Attacked):
         perturbed = self.perturb(step)
         if self.attack_loss == "cross-entropy":
             return step.cross_entropy(step.run.forward(perturbed))
-        with step.run.evaluating() as forward:
+        with step.fixed() as forward:
             return 0.5 * (forward(perturbed) - forward(step.x)).square().sum(1).mean()
 
     def perturb(self, step: Step) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from specdiag.sampling import Batch, Draws
+from specdiag.training._batch_norm import Statistics, recorded, replaced
 from specdiag.training._settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Run:
 
     @contextmanager
     def evaluating(self, parameters: bool = True) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """`forward` with BatchNorm and dropout in eval mode: what attacks, power passes and penalties see.
+        """`forward` with BatchNorm and dropout in eval mode: what attacks and power passes see.
 
         parameters False: no graph to the parameters, which attacks do not need.
         """
@@ -91,13 +92,27 @@ class Step:
     last: bool = False
     state: State = field(default_factory=dict)
     _logits: torch.Tensor | None = None
+    _statistics: Statistics = field(default_factory=dict)
 
     @property
     def logits(self) -> torch.Tensor:
         """Logits of the batch in training mode, computed once for all hooks."""
         if self._logits is None:
-            self._logits = self.run.forward(self.x)
+            with recorded(self.run.network) as statistics:
+                self._logits = self.run.forward(self.x)
+            self._statistics = statistics
         return self._logits
+
+    @contextmanager
+    def fixed(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """`forward` as one function of each sample, in which every BatchNorm keeps its statistics of this batch.
+
+        Those have a graph to the weights, so that a penalty cannot be lowered by scaling weights that a
+        BatchNorm scales back; with the running statistics it could. Dropout is off.
+        """
+        _ = self.logits
+        with self.run.evaluating() as forward, replaced(self.run.network, self._statistics):
+            yield forward
 
     def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the batch's labels."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CrossLipschitz(Method):
-    """lambda / K^2 times the sum over h and k of ||grad f_h - grad f_k||^2, BatchNorm in eval mode."""
+    """lambda / K^2 times the sum over h and k of ||grad f_h - grad f_k||^2."""
 
     lam: float = option(1e-2, "lambda, the weight of the penalty.", min=0)
 
@@ -25,7 +25,7 @@ class CrossLipschitz(Method):
         """The mean over the batch; K backward passes with a graph."""
         import torch
 
-        with step.run.evaluating() as forward:
+        with step.fixed() as forward:
             leaf = step.x.detach().requires_grad_(True)
             logits = forward(leaf)
             # the pairs' distances are 2 K times the spread of the rows around their mean

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DdSnr(Method):
-    """How far the logits move along the dominant right singular vector v of J(x), BatchNorm in eval mode.
+    """How far the logits move along the dominant right singular vector v of J(x).
 
     The form `difference` is (lambda / 2) ||f(x + eps v) - f(x)||^2 (eq. 9), `jacobian` is (lambda eps^2 / 2)
-    (u^T J v)^2 (eq. 8); both have the same gradient where the ball lies inside the ReLU cell of x.
+    (u^T J v)^2 (eq. 8); both have the same gradient where the ball lies inside the ReLU cell of x. v is found
+    with BatchNorm in eval mode, the penalty is taken with its statistics of the batch.
     """
 
     lam: float = option(2e-2, "lambda, the weight of the penalty.", min=0)
@@ -35,15 +36,15 @@ class DdSnr(Method):
         from specdiag.training._jacobian import Linearised, dominant, unit
 
         eps = radius(step.run, self.eps, "l2")
-        with step.run.evaluating() as forward:
-            at = Linearised.at(forward, step.x)
-            v = dominant(at, self.start(step), self.iterations)
+        with step.run.evaluating(parameters=False) as forward:
+            v = dominant(Linearised.at(forward, step.x), self.start(step), self.iterations)
+        with step.fixed() as forward:
             if self.form == "jacobian":
-                moved = at.forward(v, graph=True)
+                moved = Linearised.at(forward, step.x).forward(v, graph=True)
                 # u = J v / ||J v|| (footnote 3), which u_k itself is only in the limit
                 sigma = (unit(moved.detach()) * moved).sum(1)
                 return self.lam * eps**2 / 2 * sigma.square().mean()
-            moved = forward(step.x + eps * v) - at.outputs
+            moved = forward(step.x + eps * v) - forward(step.x)
             return self.lam / 2 * moved.square().sum(1).mean()
 
     def start(self, step: Step) -> torch.Tensor:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GradientNorm(Method):
-    """(lambda / 2) E ||grad_x log p_y||_2^2, BatchNorm in eval mode."""
+    """(lambda / 2) E ||grad_x log p_y||_2^2."""
 
     lam: float = option(0.1, "lambda, the weight of the penalty.", min=0)
 
     def penalty(self, step: Step) -> torch.Tensor:
         """The mean over the batch."""
-        with step.run.evaluating() as forward:
+        with step.fixed() as forward:
             gradients = step.loss_gradients(step.x, forward)
         return self.lam / 2 * gradients.square().flatten(1).sum(1).mean()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GradientPenalty(Method):
-    """(eps / 2) E ||grad_x L||_q with BatchNorm in eval mode; to first order, training against p-attacks of size eps.
+    """(eps / 2) E ||grad_x L||_q; to first order, training against p-attacks of size eps.
 
     p is the dual of q: q = 1 stands for linf, q = 2 for l2.
     """
@@ -32,7 +32,7 @@ class GradientPenalty(Method):
 
         from specdiag.training._attack import radius
 
-        with step.run.evaluating() as forward:
+        with step.fixed() as forward:
             gradients = step.loss_gradients(step.x, forward)
         lengths = torch.linalg.vector_norm(gradients.flatten(1), ord=self.q, dim=1)
         mean: torch.Tensor = lengths.mean()

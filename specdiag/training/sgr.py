@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sgr(Method):
-    """(lambda / 2) E[g^T Sigma g], g = grad_x log p_y with BatchNorm in eval mode (eq. 11).
+    """(lambda / 2) E[g^T Sigma g], g = grad_x log p_y (eq. 11).
 
     Sigma is the running average (eq. 14) of the second moments of perturbations of the batches, scaled to
     the mean variance of the data's values (3.3), so that lambda is a noise-to-signal ratio.
@@ -59,7 +59,7 @@ class Sgr(Method):
         step.state["moments"] = averaged
         size = moments.mean_diagonal(averaged).clamp_min(1e-30)
         sigma = averaged * (step.state["data"] / size)
-        with step.run.evaluating() as forward:
+        with step.fixed() as forward:
             gradients = step.loss_gradients(step.x, forward)
         times = moments.times_displacement if function else moments.times_full
         return self.lam / 2 * (gradients * times(sigma, gradients)).flatten(1).sum(1).mean()
