@@ -17,7 +17,7 @@ def circulant(kernel, size, stride=1, dilation=1) -> Stencil:
     """(G, C_out / G, C_in / G, *taps) on a torus of `size` inputs."""
     taps = kernel.shape[3:]
     axes = tuple(Axis(n, n // stride, k, stride, dilation, 1) for n, k in zip(size, taps, strict=True))
-    return Stencil(kernel, axes, circular=True)
+    return Stencil(kernel, axes, "circular")
 
 
 def truth(stencil: Stencil) -> np.ndarray:

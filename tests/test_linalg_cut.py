@@ -85,7 +85,7 @@ def test_thirteen_configurations(case) -> None:
 
 @pytest.mark.parametrize("stencil", OTHERS, ids=lambda s: f"{s.kernel.shape}-{[a.inputs for a in s.axes]}")
 def test_groups_other_dimensions_and_strange_borders(stencil) -> None:
-    check(stencil, 40, 1e-7)
+    check(stencil, 24, 1e-7)
 
 
 @settings(

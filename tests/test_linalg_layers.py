@@ -38,9 +38,6 @@ def check(module: nn.Module, channels: int, size: tuple[int, ...]) -> None:
     assert float((operator.T.dense() - reference.T).abs().max()) <= 1e-12 * scale
     assert adjoint_error(operator, torch.Generator().manual_seed(1)) < 1e-14
     stencil = layer.stencil()
-    if stencil is None:
-        assert module.padding_mode in ("reflect", "replicate")
-        return
     truth = np.linalg.svd(reference.numpy(), compute_uv=False)
     values = dense.singular_values(stencil)
     assert values.shape == truth.shape == (stencil.count,)
@@ -196,7 +193,7 @@ def test_exact_of_a_rank_deficient_layer() -> None:
 
 
 def test_exact_says_what_it_would_cost() -> None:
-    stencil = convolution(torch.zeros(64, 64, 3, 3), (32, 32), padding=1).stencil()
+    stencil = convolution(torch.ones(64, 64, 3, 3), (32, 32), padding=1).stencil()
     with pytest.raises(Exception, match=r"65536 singular values need 103\.1 GB and about 33\d\d\d s"):
         dense.singular_values(stencil, memory=8e9)
 

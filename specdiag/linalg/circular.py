@@ -31,7 +31,7 @@ _WORTH_THREADS = 20_000_000  # frequencies times cubed rank
 def applies(stencil: Stencil) -> bool:
     """True where the operator is circulant: it wraps around and gives one output per stride."""
     whole = all(axis.inputs == axis.stride * axis.outputs for axis in stencil.axes)
-    return stencil.circular and whole
+    return stencil.mode == "circular" and whole
 
 
 def torus(stencil: Stencil, size: tuple[int, ...] | None = None) -> Stencil:
@@ -41,13 +41,13 @@ def torus(stencil: Stencil, size: tuple[int, ...] | None = None) -> Stencil:
         Axis(inputs, inputs // axis.stride, axis.taps, axis.stride, axis.dilation, axis.offset)
         for axis, inputs in zip(stencil.axes, sizes, strict=True)
     )
-    return Stencil(stencil.kernel, axes, circular=True)
+    return Stencil(stencil.kernel, axes, "circular")
 
 
 def unstrided(stencil: Stencil) -> Stencil:
     """What the published recipe takes a layer for: no stride, borders wrapped, on the input's grid."""
     axes = tuple(Axis(axis.inputs, axis.inputs, axis.taps, 1, axis.dilation, 0) for axis in stencil.axes)
-    return Stencil(stencil.kernel, axes, circular=True)
+    return Stencil(stencil.kernel, axes, "circular")
 
 
 def singular_values(stencil: Stencil, workers: int | None = None) -> Array:

@@ -31,12 +31,15 @@ _BATCH = 4 << 20  # entries of all groups' border matrices in one piece of work
 class Cut:
     """One zero-padded (or unpadded) stencil, ready for sums and counts.
 
-    Raises NumericalError for a circular stencil, which needs no cut, and for weights that are not finite.
+    Raises NumericalError where the borders are not zero, and for weights that are not finite.
     """
 
     def __init__(self, stencil: Stencil, workers: int | None = None) -> None:
-        if stencil.circular:
-            raise NumericalError("A circular convolution is not cut out of a torus.", "Use the method fft.")
+        if stencil.mode != "zeros":
+            raise NumericalError(
+                f"A convolution with {stencil.mode} padding is not cut out of a torus.",
+                "Use the method fft for circular padding, exact or quadrature for the others.",
+            )
         if not np.isfinite(stencil.kernel).all():
             raise NumericalError("The kernel holds NaN or infinite entries.", "Check the checkpoint.")
         self.stencil = stencil

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from specdiag.errors import ModelError
 from specdiag.linalg.operators import LinearOperator
-from specdiag.linalg.stencil import Axis, Stencil
+from specdiag.linalg.stencil import Axis, Mode, Stencil
 
-PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
 Sizes = int | Sequence[int]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -44,7 +42,7 @@ class Convolution:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
-    mode: PaddingMode
+    mode: Mode
     transposed: bool
     output_padding: tuple[int, ...]
     scale: torch.Tensor | None
@@ -135,13 +133,11 @@ class Convolution:
             self.weight.device,
         )
 
-    def stencil(self) -> Stencil | None:
-        """The same map as a regular pattern, in float64; None where borders are reflected or repeated.
+    def stencil(self) -> Stencil:
+        """The same map as a regular pattern, in float64.
 
         A transposed convolution is described by its adjoint, which has the same singular values.
         """
-        if self.mode in ("reflect", "replicate") and any(low or high for low, high in self.padding):
-            return None
         weight = self.weight.detach().double().cpu()
         if self.scale is not None:
             scale = self.scale.detach().double().cpu()
@@ -152,12 +148,13 @@ class Convolution:
             weight = weight * factor.reshape(*factor.shape, *[1] * len(self.size))
         kernel = weight.reshape(self.groups, weight.shape[0] // self.groups, *weight.shape[1:]).numpy()
         inputs, outputs = (self.out_size, self.size) if self.transposed else (self.size, self.out_size)
-        circular = self.mode == "circular" and any(low or high for low, high in self.padding)
+        # without padding all modes are one
+        mode: Mode = self.mode if any(low or high for low, high in self.padding) else "zeros"
         axes = tuple(
             Axis(inputs[i], outputs[i], self.kernel[i], self.stride[i], self.dilation[i], self.padding[i][0])
             for i in range(len(self.size))
         )
-        return Stencil(kernel, axes, circular)
+        return Stencil(kernel, axes, mode)
 
     @property
     def _padded_inside(self) -> bool:
@@ -192,7 +189,7 @@ def convolution(
     padding: Sizes | str = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-    mode: PaddingMode = "zeros",
+    mode: Mode = "zeros",
     transposed: bool = False,
     output_padding: Sizes = 0,
     scale: torch.Tensor | None = None,

@@ -1,7 +1,7 @@
 """A convolution as a regular pattern of numbers: what its spectrum is computed from.
 
-Per axis, output y reads the inputs stride * y + dilation * a - offset, a = 0 .. taps - 1; inputs outside the
-range are zero, or wrap around where the stencil is circular.
+Per axis, output y reads the inputs stride * y + dilation * a - offset, a = 0 .. taps - 1. Beyond the ends the
+inputs are zero, wrap around, are mirrored or repeat the last one, by the mode.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import gcd, prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Mode = Literal["zeros", "circular", "reflect", "replicate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,17 @@ class Axis:
     dilation: int = 1
     offset: int = 0
 
-    def reads(self, tap: int, wrap: bool) -> tuple[Array, Array]:
+    def reads(self, tap: int, mode: Mode) -> tuple[Array, Array]:
         """(outputs, inputs): the input each output reads through `tap`; outputs that read zero left out."""
         output = np.arange(self.outputs)
         source = output * self.stride + tap * self.dilation - self.offset
-        if wrap:
+        if mode == "circular":
             return output, source % self.inputs
+        if mode == "replicate":
+            return output, np.clip(source, 0, self.inputs - 1)
+        if mode == "reflect":
+            last = self.inputs - 1
+            return output, last - np.abs(last - np.abs(source))
         inside = (source >= 0) & (source < self.inputs)
         return output[inside], source[inside]
 
@@ -76,11 +82,11 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """kernel: (G, C_out / G, C_in / G, *taps) float64, one block per group; axes: one per spatial axis."""
+    """kernel: (G, C_out / G, C_in / G, *taps) float64, a block per group; axes: one per spatial axis."""
 
     kernel: Array
     axes: tuple[Axis, ...]
-    circular: bool = False
+    mode: Mode = "zeros"
 
     @property
     def groups(self) -> int:
@@ -100,18 +106,17 @@ class Stencil:
 
     @cached_property
     def squares(self) -> float:
-        """Sum of the squared singular values, exact: each tap's squared norm times its number of uses."""
-        used = [
-            np.array([len(axis.reads(tap, self.circular)[0]) for tap in range(axis.taps)], float)
-            for axis in self.axes
-        ]
-        total = (self.kernel**2).sum((0, 1, 2))
-        if self.circular and any((axis.taps - 1) * axis.dilation >= axis.inputs for axis in self.axes):
-            # taps that meet the same input add up before they are squared
-            return float(sum((self.sparse(group).data ** 2).sum() for group in range(self.groups)))
-        for weights in reversed(used):
-            total = total @ weights
-        return float(total)
+        """Sum of the squared singular values, exact: products of taps times how often both meet one input."""
+        flat = self.kernel.reshape(-1, prod(self.kernel.shape[3:]))
+        meetings = np.ones((1, 1))
+        for axis in self.axes:
+            places = np.full((axis.taps, axis.outputs), -1)
+            for tap in range(axis.taps):
+                output, source = axis.reads(tap, self.mode)
+                places[tap, output] = source
+            same = (places[:, None] == places[None]) & (places[:, None] >= 0)
+            meetings = np.kron(meetings, same.sum(2))
+        return float(((flat.T @ flat) * meetings).sum())
 
     def sparse(self, group: int = 0) -> Any:
         """One group's operator as a scipy CSR matrix, (m / G, n / G), rows (channel, *output position)."""
@@ -121,7 +126,7 @@ class Stencil:
         rows, columns, values = [], [], []
         channel_out, channel_in = np.indices(kernel.shape[:2])
         for tap in product(*(range(axis.taps) for axis in self.axes)):
-            pairs = [axis.reads(entry, self.circular) for axis, entry in zip(self.axes, tap, strict=True)]
+            pairs = [axis.reads(entry, self.mode) for axis, entry in zip(self.axes, tap, strict=True)]
             target = np.ravel_multi_index(
                 np.meshgrid(*(pair[0] for pair in pairs), indexing="ij"), outputs
             ).ravel()
@@ -138,10 +143,10 @@ class Stencil:
     def split(self) -> list[tuple[Stencil, int]]:
         """Independent undilated stencils without dead channels, and how often each occurs.
 
-        The union of their singular values, filled up with zeros to `count`, is the stencil's spectrum. A
-        circular stencil is returned as it is.
+        The union of their singular values, filled up with zeros to `count`, is the stencil's spectrum. One
+        whose borders are not zero is returned as it is.
         """
-        if self.circular:
+        if self.mode != "zeros":
             return [(self, 1)]
         kernel = self.kernel
         for side in (1, 2):
@@ -158,7 +163,7 @@ class Stencil:
     @property
     def rank(self) -> int:
         """Number of singular values that are not zero for the pattern's sake: unread inputs and empty outputs."""
-        touched = [[axis.reads(tap, self.circular) for tap in range(axis.taps)] for axis in self.axes]
+        touched = [[axis.reads(tap, self.mode) for tap in range(axis.taps)] for axis in self.axes]
         sides = []
         for side in (0, 1):
             reached = (len(np.unique(np.concatenate([pair[side] for pair in axis]))) for axis in touched)
