@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -87,6 +88,23 @@ def twin_of(model: Model, seed: int) -> Model | None:
         return model.random_twin(seed)
     except ModelError:
         return None
+
+
+@lru_cache(maxsize=1)
+def in_double(model: Model) -> Model:
+    """The same network in float64; itself where it is already."""
+    if model.dtype == torch.float64:
+        return model
+    return Model(
+        copy.deepcopy(model.network),
+        model.input_shape,
+        normalisation=model.normalisation,
+        info=model.info,
+        device=str(model.device),
+        dtype=torch.float64,
+        space=model.space,
+        factory=model.factory,
+    )
 
 
 def outside_share(x: torch.Tensor, batch: Batch, model: Model) -> torch.Tensor:

@@ -140,3 +140,9 @@ def like(x: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
         and model.is_contiguous(memory_format=torch.channels_last)
     )
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def lengths_and_units(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """||x||_2 of each sample, (N,) float64, and x scaled to unit length; zero stays zero."""
+    length = norms(x)
+    return length, x / per_sample(torch.where(length > 0, length, 1.0), x)
