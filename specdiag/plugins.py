@@ -33,7 +33,8 @@ def names(kind: str) -> tuple[str, ...]:
 def load(kind: str, name: str) -> Any:
     """The constant (`ANALYZER`, `ATTACK` or `METHOD`) that the plugin's file exports."""
     if name not in names(kind):
-        raise UsageError(f"There is no {kind} named '{name}'.", suggest(name, names(kind)))
+        what = "training method" if kind == "training" else kind
+        raise UsageError(f"There is no {what} named '{name}'.", suggest(name, names(kind)))
     folder, constant = KINDS[kind]
     module = importlib.import_module(f"specdiag.{folder}.{name.replace('-', '_')}")
     return getattr(module, constant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +42,7 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
     ),
     "split": (
         OptionalText,
-        _option("--split", help="Split of the data set.", default="test", metavar="train|test"),
+        _option("--split", help="Split of the data set.", default="test", metavar="train|test|both"),
     ),
     "samples": (
         OptionalText,
@@ -171,15 +172,15 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
         arch=values.get("arch"),
         arch_args=parse_arch_args(values.get("arch_arg") or ()),
         normalise=values.get("normalise"),
-        mean=_numbers("--mean", values.get("mean")),
-        std=_numbers("--std", values.get("std")),
+        mean=numbers("--mean", values.get("mean")),
+        std=numbers("--std", values.get("std")),
         data=values.get("data"),
     )
     batch_size = take("batch_size", None)
     return Common(
         wanted=wanted,
         weights=take("weights", None),
-        split=_choice("--split", take("split", "test"), ("train", "test")),
+        split=_choice("--split", take("split", "test"), ("train", "test", "both")),
         samples=_whole("--samples", take("samples", 200), 1),
         seed=_whole("--seed", take("seed", 0), 0),
         layout=_choice("--layout", take("layout", None), ("nchw", "nhwc")),
@@ -192,16 +193,17 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
     )
 
 
-def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    """Numbers separated by commas, as `--mean` takes them."""
     if text is None:
         return None
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{flag}: '{text}' is not numbers separated by commas.") from None
-    if any(number != number or number in (float("inf"), float("-inf")) for number in numbers):
+    if not all(math.isfinite(number) for number in found):
         raise UsageError(f"{flag}: '{text}' must be finite.")
-    return numbers
+    return found
 
 
 def _whole(flag: str, value: Any, least: int) -> int:

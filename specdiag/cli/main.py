@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from specdiag import plugins
-from specdiag.cli import analyzers, inspecting, results
+from specdiag.cli import analyzers, inspecting, results, training
 from specdiag.cli.ending import guarded, take_debug_flag
 
 EPILOG = (
@@ -61,6 +61,9 @@ def _register() -> None:
     app.command("inspect", rich_help_panel="Files")(inspecting.inspect)
     app.command("show", rich_help_panel="Files")(results.show)
     app.command("plot", rich_help_panel="Files")(results.plot)
+    app.command("train", short_help="Train a network by a method of the papers.", rich_help_panel="Training")(
+        training.command()
+    )
 
 
 _register()

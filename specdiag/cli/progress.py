@@ -16,8 +16,8 @@ PATIENCE = 2.0
 class ProgressBar:
     """A context that yields a callback (done, total); silent where stderr is no terminal, or under CI or NO_COLOR."""
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, unit: str = "samples") -> None:
+        self._label, self._unit = label, unit
         quiet = not sys.stderr.isatty() or bool(os.environ.get("CI") or os.environ.get("NO_COLOR"))
         self._bar = (
             None
@@ -39,6 +39,11 @@ class ProgressBar:
     def __enter__(self) -> ProgressBar:
         return self
 
+    @property
+    def visible(self) -> bool:
+        """Whether a bar may be drawn at all."""
+        return self._bar is not None
+
     def __call__(self, done: int, total: int) -> None:
         """Report progress; the bar appears once two seconds have passed."""
         now = time.monotonic()
@@ -50,7 +55,7 @@ class ProgressBar:
             self._bar.start()
             self._task = self._bar.add_task(self._label, total=total, rate="")
         rate = (done - self._first) / max(1e-9, now - self._start)
-        self._bar.update(self._task, completed=done, rate=f"{rate:.1f} samples/s")
+        self._bar.update(self._task, completed=done, rate=f"{rate:.1f} {self._unit}/s")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

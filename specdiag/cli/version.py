@@ -13,7 +13,7 @@ def lines() -> list[str]:
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    blas = "MKL" if torch.backends.mkl.is_available() else "other BLAS"
+    blas = "MKL" if torch.backends.mkl.is_available() else "other BLAS"  # type: ignore[no-untyped-call]
     capability = torch.backends.cpu.get_cpu_capability()
     found = [
         f"specdiag {__version__}",
