@@ -161,7 +161,8 @@ def compute_chunk(task: Task, number: int, facts: Mapping[str, float]) -> dict[s
             continue
         if name not in task.analyzer.arrays:
             raise ModelError(f"Analyzer '{task.analyzer.name}' returns an undeclared array '{name}'.")
-        arrays[name] = array[: stop - start]
+        # what has no samples is of the network, the same in every chunk
+        arrays[name] = array[: stop - start] if "sample" in task.analyzer.arrays[name].dims else array
     return arrays
 
 
@@ -220,10 +221,22 @@ def assemble(task: Grid, keeper: Keeper) -> xarray.Dataset:
     for name, first in parts[0].items():
         if name in task.analyzer.coordinates:
             coordinates[name] = first
-        else:
+        elif "sample" in task.analyzer.arrays[name].dims:
             variables[name] = np.concatenate([part[name] for part in parts])
+        else:
+            variables[name] = first
     dataset = to_dataset(task.analyzer, variables, coordinates, task.data.index)
+    dataset = dataset if task.data.splits is None else _by_split(dataset, task.data)
     return dataset if task.analyzer.finish is None else task.analyzer.finish(dataset)
+
+
+def _by_split(dataset: xarray.Dataset, data: Data) -> xarray.Dataset:
+    """Samples of two splits numbered through, with `split` and `index` as coordinates."""
+    return dataset.assign_coords(
+        sample=("sample", np.arange(len(data)), {"long_name": "number of the sample in this run"}),
+        split=("sample", np.asarray(data.splits), {"long_name": "split of the data set"}),
+        index=("sample", data.index, {"long_name": "index of the sample in its split"}),
+    )
 
 
 def _reduced(task: Grid, parts: Sequence[dict[str, Array]]) -> xarray.Dataset:

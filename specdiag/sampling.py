@@ -57,7 +57,7 @@ class Batch:
     """Samples on the model's device, in the model's dtype.
 
     x: (N, *input shape), in the space of the data set; y: (N,) int64 labels, or None without labels;
-    index: (N,) int64 index of each sample in its split; split: `train` or `test`; draws: the run's random
+    index: (N,) int64 index of each sample in its split; split: `train`, `test` or `both`; draws: the run's random
     numbers; facts: figures of the whole run's data that options depend on (`mean_norm`, `median_norm`: of ||x||_2 over
     all chosen samples; `low`, `high`: the range of the data); real: how many samples are not padding.
     """

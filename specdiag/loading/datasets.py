@@ -43,7 +43,7 @@ class Data:
     x: (N, ...) float32, images NCHW in [0, 1]; y: (N,) int64 labels or None; index: (N,) int64 place of
     each sample in its split of `total` samples; sha256: of the chosen x and y; low, high: range that x
     is in by definition (-inf, inf for features); classes: number of classes where known; notes: remarks
-    for the user.
+    for the user; splits: the split of each sample where `split` is `both`, else None.
     """
 
     x: np.ndarray[Any, np.dtype[np.float32]]
@@ -57,6 +57,7 @@ class Data:
     high: float
     classes: int | None
     notes: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -77,10 +78,25 @@ def load_data(
     spec: `digits`, `FILE.npz`, `cifar10:ROOT` (cifar100, svhn, mnist, fashion-mnist, folder) or
     `random`; samples: how many, chosen by `sampling.choose`, all for None; layout: `nchw` or `nhwc`
     where a file's axes do not tell; input_shape: what the network takes, without the batch axis;
-    download: torchvision may fetch the data set. Raises DataError.
+    download: torchvision may fetch the data set; split: `train`, `test`, or `both` (so many samples of each, train
+    first). Raises DataError.
     """
+    if split == "both":
+        halves = [
+            load_data(
+                spec,
+                split=half,
+                samples=samples,
+                seed=seed,
+                layout=layout,
+                input_shape=input_shape,
+                download=download,
+            )
+            for half in SPLITS
+        ]
+        return _joined(*halves)
     if split not in SPLITS:
-        raise DataError(f"There is no split '{split}'.", suggest(split, SPLITS))
+        raise DataError(f"There is no split '{split}'.", suggest(split, (*SPLITS, "both")))
     if layout not in (None, "nchw", "nhwc"):
         raise DataError(f"There is no layout '{layout}'.", "It is nchw or nhwc.")
     if samples is not None and samples < 1:
@@ -102,6 +118,33 @@ def load_data(
     low, high = (0.0, 1.0) if source.image else (-np.inf, np.inf)
     classes = source.classes if source.classes or y is None else int(y.max()) + 1
     return Data(x, y, index, split, spec, source.total, hash_arrays(x, y), low, high, classes, tuple(notes))
+
+
+def _joined(first: Data, second: Data) -> Data:
+    """Both splits as one set of samples."""
+    if first.x.shape[1:] != second.x.shape[1:]:
+        raise DataError(
+            f"The samples of {first.spec} have shape {first.x.shape[1:]} in its {first.split} split and "
+            f"{second.x.shape[1:]} in its {second.split} split.",
+            "Analyse one split.",
+        )
+    x = np.concatenate([first.x, second.x])
+    y = None if first.y is None or second.y is None else np.concatenate([first.y, second.y])
+    known = [count for count in (first.classes, second.classes) if count is not None]
+    return Data(
+        x,
+        y,
+        np.concatenate([first.index, second.index]),
+        "both",
+        first.spec,
+        first.total + second.total,
+        hash_arrays(x, y),
+        min(first.low, second.low),
+        max(first.high, second.high),
+        max(known) if known else None,
+        tuple(dict.fromkeys((*first.notes, *second.notes))),
+        (first.split,) * len(first) + (second.split,) * len(second),
+    )
 
 
 def hash_arrays(x: Array, y: Array | None) -> str:
