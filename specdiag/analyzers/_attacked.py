@@ -24,13 +24,15 @@ from specdiag.schema import AttackSpec
 class Attacked:
     """x: (N, *input shape) perturbed; offset: (N, D) float64, x minus the clean points; norm: (N,) its l2 length.
 
-    usable: (N,) the perturbation is finite, not zero, and no gradient on its way was zero or not finite.
+    usable: (N,) the perturbation is finite, not zero, and no gradient on its way was zero or not finite; dead: (N,)
+    one was.
     """
 
     x: torch.Tensor
     offset: torch.Tensor
     norm: torch.Tensor
     usable: torch.Tensor
+    dead: torch.Tensor
 
 
 def attack_of(
@@ -63,7 +65,7 @@ def attacked(
         x = attack.perturb(model, batch)
     offset = (x.double() - batch.x.double()).flatten(1)
     norm = torch.linalg.vector_norm(offset, dim=1)
-    return Attacked(x, offset, norm, ~dead & torch.isfinite(norm) & (norm > 0))
+    return Attacked(x, offset, norm, ~dead & torch.isfinite(norm) & (norm > 0), dead)
 
 
 def iterates(attack: Any) -> bool:
