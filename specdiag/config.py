@@ -27,7 +27,12 @@ def read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     content = _parse(path)
-    return dict(content["tool"]["specdiag"]) if path.name == "pyproject.toml" else content
+    if path.name != "pyproject.toml":
+        return content
+    table = content.get("tool", {}).get("specdiag")
+    if not isinstance(table, dict):
+        raise UsageError(f"{path} has no [tool.specdiag].", "Name another file, or add the table.")
+    return dict(table)
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -168,6 +168,11 @@ class Journal:
                     file.unlink()
 
 
+def folder_of(path: Path, analyzer: str) -> Path:
+    """The journal of an analyzer's group of the results file DIR/NAME.h5: DIR/.NAME.ANALYZER.journal."""
+    return path.parent / f".{path.name.removesuffix('.h5')}.{analyzer}.journal"
+
+
 def discard(folder: Path) -> None:
     """Delete the journal in `folder`, whatever its settings; nothing happens where there is none."""
     with _explained(folder), suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ Paths in the file are relative to its folder.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,13 @@ def load(path: Path | None, changes: Sequence[str] = ()) -> Settings:
             "There is no specdiag.toml here, and no [tool.specdiag] in a pyproject.toml.",
             "Name the file, or make one with: specdiag config init",
         )
-    return parse(apply(config.read(found), changes), found)
+    return parse(apply(config.read(found), changes), near(found))
+
+
+def near(path: Path) -> Path:
+    """A path as seen from the working directory where it lies inside it, so that messages and records are short."""
+    whole = path.absolute()
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path
 
 
 def parse(raw: Mapping[str, Any], file: Path | None = None) -> Settings:
@@ -259,9 +266,9 @@ def _index(table: list[Any], key: str, text: str) -> int:
     return int(key)
 
 
-def with_rules(settings: Settings, baseline: str | None) -> Settings:
+def with_baseline(settings: Settings, baseline: Path | None) -> Settings:
     """The settings with every comparing rule on another baseline file, where one is given."""
     if baseline is None:
         return settings
-    rules = tuple(replace(rule, baseline=baseline) for rule in settings.rules)
-    return replace(settings, rules=rules)
+    seen_from_file = os.path.relpath(baseline, settings.base)
+    return replace(settings, rules=tuple(replace(rule, baseline=seen_from_file) for rule in settings.rules))

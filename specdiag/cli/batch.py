@@ -170,7 +170,7 @@ def _executor(settings: Settings, name: str | None, jobs: int | None, address: s
 
 
 def _run(plan: Plan, executor: Executor, *, resume: bool, quiet: bool) -> list[Result]:
-    from specdiag.batch.schedule import PATIENCE, Result, Schedule
+    from specdiag.batch.schedule import PATIENCE, Schedule
     from specdiag.journal import discard, folder_of
     from specdiag.locks import locked
 

@@ -143,7 +143,9 @@ def console() -> Console:
     from rich.console import Console
 
     plain = bool(os.environ.get("NO_COLOR") or os.environ.get("CI"))
-    return Console(file=sys.stdout, highlight=False, no_color=plain)
+    # a log has no width of its own: tables stay in one piece
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=sys.stdout, highlight=False, no_color=plain, width=width)
 
 
 def _inside(settings: Settings, path: Path | None) -> Path | None:

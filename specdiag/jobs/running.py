@@ -16,7 +16,7 @@ import xarray
 
 from specdiag import plugins
 from specdiag.errors import ResultsError
-from specdiag.journal import Journal, differences, discard
+from specdiag.journal import Journal, differences, discard, folder_of
 from specdiag.loading.datasets import Data
 from specdiag.locks import locked
 from specdiag.provenance import describe, record, record_weights, settings_of, settings_of_weights
@@ -91,7 +91,7 @@ class Sheet:
 
     def journal(self) -> Journal:
         """The journal of its chunks, opened or made."""
-        return Journal(_folder(self.path, self.analyzer_name), settings_hash(self.settings), self.settings)
+        return Journal(folder_of(self.path, self.analyzer_name), settings_hash(self.settings), self.settings)
 
 
 def sheet_of(task: Task, path: Path, *, overwrite: bool = False, notes: Sequence[str] = ()) -> Sheet:
@@ -116,7 +116,7 @@ def admit(sheet: Sheet) -> Outcome | Sheet:
     The caller holds the lock of the results file. Raises ResultsError where other settings are in the way.
     """
     stored = _stored(sheet.settings, sheet.path, sheet.analyzer_name, sheet.overwrite)
-    folder = _folder(sheet.path, sheet.analyzer_name)
+    folder = folder_of(sheet.path, sheet.analyzer_name)
     if stored is not None:
         # killed between writing the group and dropping the journal
         if folder.exists() and _is_of(sheet.settings, folder):
@@ -140,7 +140,7 @@ def finish(sheet: Sheet, keeper: Keeper, *, continued: bool = False) -> Outcome:
         notes=sheet.notes,
     )
     write_group(sheet.path, sheet.analyzer_name, dataset, overwrite=sheet.overwrite)
-    discard(_folder(sheet.path, sheet.analyzer_name))
+    discard(folder_of(sheet.path, sheet.analyzer_name))
     stored = read_group(sheet.path, sheet.analyzer_name)
     return Outcome(stored, sheet.path, "continued" if continued else "computed")
 
@@ -218,10 +218,6 @@ def _stored(settings: Mapping[str, Any], path: Path, name: str, overwrite: bool)
 
 def _memory_note(facts: Mapping[str, Any]) -> bool:
     return any("Out of memory" in note for note in facts.get("notes", ()))
-
-
-def _folder(path: Path, name: str) -> Path:
-    return path.parent / f".{path.name.removesuffix('.h5')}.{name}.journal"
 
 
 def _on_chunk(sheet: Sheet, chunk: int) -> Sheet:
