@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from specdiag import plugins
-from specdiag.cli import analyzers, inspecting, results, training
+from specdiag.cli import analyzers, batch, configuring, gating, inspecting, reporting, results, training
 from specdiag.cli.ending import guarded, take_debug_flag
 
 EPILOG = (
@@ -64,6 +64,10 @@ def _register() -> None:
     app.command("train", short_help="Train a network by a method of the papers.", rich_help_panel="Training")(
         training.command()
     )
+    app.command("gate", rich_help_panel="Many checkpoints and CI")(gating.gate)
+    app.command("report", rich_help_panel="Many checkpoints and CI")(reporting.report)
+    app.command("batch", rich_help_panel="Many checkpoints and CI")(batch.batch)
+    app.add_typer(configuring.app, name="config", rich_help_panel="Many checkpoints and CI")
 
 
 _register()

@@ -12,14 +12,17 @@ from specdiag.jobs.opening import (
     prepare,
     settle,
 )
-from specdiag.jobs.running import Outcome, run_in_memory, run_to_file
+from specdiag.jobs.running import Outcome, Sheet, admit, finish, run_in_memory, run_to_file, sheet_of
 
 __all__ = [
     "DTYPES",
     "Common",
     "Outcome",
     "Prepared",
+    "Sheet",
+    "admit",
     "device_of",
+    "finish",
     "make_task",
     "open_checkpoint",
     "open_data",
@@ -28,4 +31,5 @@ __all__ = [
     "run_in_memory",
     "run_to_file",
     "settle",
+    "sheet_of",
 ]
