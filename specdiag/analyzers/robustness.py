@@ -116,7 +116,7 @@ def summarise(data: xarray.Dataset) -> Summary:
     import numpy as np
 
     correct = data["correct"].values
-    found: dict[str, Any] = {"clean_accuracy": _share(correct)}
+    found: dict[str, Any] = {}
     if "fooled" in data:
         held = 1 - data["fooled"].values
         found["accuracy"] = _share(held)
@@ -127,7 +127,14 @@ def summarise(data: xarray.Dataset) -> Summary:
         if "loss" in data:
             found["damage"] = _mean(data["loss"].values - data["clean_loss"].values)
         found["half_eps"] = (_half_eps(data), np.full(data.sizes["attack"], np.nan))
-    return found
+    # metrics with dimensions are flat lists in the order of their dimensions
+    return {name: _flat(value, error) for name, (value, error) in found.items()}
+
+
+def _flat(value: Any, error: Any) -> Any:
+    import numpy as np
+
+    return (np.reshape(value, -1), np.reshape(error, -1)) if np.ndim(value) else (float(value), float(error))
 
 
 def _mean(values: Any) -> tuple[Any, Any]:
@@ -274,7 +281,7 @@ ANALYZER = Analyzer(
         "logit_rms": ArraySpec(_SAMPLE, "logit", "root mean square of the outputs"),
     },
     metrics={
-        "clean_accuracy": MetricSpec("1", "higher", "share of samples answered rightly"),
+        "clean_accuracy": MetricSpec("1", "higher", "share of samples answered rightly", "correct", "mean"),
         "accuracy": MetricSpec("1", "higher", "share not fooled", dims=_CURVE),
         "accuracy_of_correct": MetricSpec("1", "higher", "share of those right at x not fooled", dims=_CURVE),
         "worst_accuracy": MetricSpec("1", "higher", "share not fooled by any of the attacks", dims=("eps",)),

@@ -61,7 +61,6 @@ def resolve_eps(
     model: Model,
     facts: Mapping[str, float],
     batches: Batches | None = None,
-    clip: bool | None = None,
 ) -> tuple[AttackSpec, str]:
     """The attack with a number for its eps (or, for wrm, its penalty), and a sentence on where it came from.
 
@@ -86,8 +85,7 @@ def resolve_eps(
     if eps == "auto":
         if batches is None:
             raise UsageError("--eps auto needs labelled samples to attack.", "Give a number with --eps.")
-        chosen = spec if clip is None or "clip" not in declared else _with(spec, clip=clip)
-        value = _smallest(chosen, facts, model, batches)
+        value = _smallest(spec, facts, model, batches)
         return _with(spec, eps=value), f"{spec}: eps = {value:.4g}, the smallest that fools 99 %."
     return spec, ""
 
@@ -102,7 +100,10 @@ def _settle(
 ) -> Any:
     if not isinstance(spec, AttackSpec) or spec in ("clean", "none"):
         return spec
-    settled, note = resolve_eps(spec, model, facts, batches, clip)
+    if clip is not None and "clip" in {item.name for item in fields(load_attack(spec).options)}:
+        # the analyzer's own --clip decides, and the stored options say so
+        spec = _with(spec, clip=clip)
+    settled, note = resolve_eps(spec, model, facts, batches)
     if note:
         notes.append(note)
     return settled
