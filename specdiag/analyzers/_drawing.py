@@ -48,3 +48,16 @@ def training_lines(runs: Mapping[str, xarray.Dataset], ax: Axes, norm: str, scal
             found[1] * scale, color=colour(number), lw=1.0, ls="--", zorder=1, label=f"{label}: training eps"
         )
     ax.set_xlim(low, high)
+
+
+def distribution(ax: Axes, values: Any, label: str, number: int, line: Any = "-") -> None:
+    """Share of values at or below each value, a stair of one line; values that are not finite are left out."""
+    import numpy as np
+
+    from specdiag.figures import colour
+
+    values = np.sort(np.asarray(values, dtype=float).ravel())
+    values = values[np.isfinite(values)]
+    if values.size:
+        steps = np.arange(1, values.size + 1) / values.size
+        ax.plot(values, steps, drawstyle="steps-post", color=colour(number), ls=line, label=label)
