@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from specdiag.compiling import compiled
 from specdiag.errors import DataError, ModelError, UsageError, suggest
 from specdiag.folding import fold_batchnorm
 from specdiag.probing import first_tensor, probe
@@ -90,6 +91,7 @@ class Model:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast, self.folded = fold_batchnorm(self.network, entered[:1])
         self.fast.eval().requires_grad_(False)
+        self._compiled: tuple[int, nn.Module] | None = None
 
     @property
     def outputs(self) -> int:
@@ -134,7 +136,7 @@ class Model:
         """
         entered = x if self.space == "model" else self._scale(x)
         if layer == "logits":
-            return first_tensor(self.fast(entered)).flatten(1)
+            return first_tensor(self._network_at(entered)(entered)).flatten(1)
         if layer == "features":
             if self.facts.head is None:
                 raise ModelError(
@@ -143,6 +145,20 @@ class Model:
                 )
             return _capture(self.fast, self.facts.head, entered, of_input=True)
         return _capture(self._network_for(layer), layer, entered)
+
+    def compile(self, samples: int) -> str:
+        """Compile the row pass for batches of `samples`; returns why not where it cannot be, else ''."""
+        with torch.no_grad():
+            x = self.to_input(torch.full((samples, *self.input_shape), 0.5))
+            entered = x if self.space == "model" else self._scale(x)
+        network, reason = compiled(self.fast, entered)
+        self._compiled = (samples, network) if not reason else None
+        return reason
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the row pass is compiled."""
+        return self._compiled is not None
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) without a graph."""
@@ -194,6 +210,12 @@ class Model:
             space=self.space,
             factory=self.factory,
         )
+
+    def _network_at(self, entered: torch.Tensor) -> nn.Module:
+        """The compiled network where it was compiled for this pass, else the plain one."""
+        if self._compiled is None or len(entered) != self._compiled[0] or not entered.requires_grad:
+            return self.fast
+        return self._compiled[1]
 
     def _network_for(self, layer: str) -> nn.Module:
         if layer not in self.layers:

@@ -89,6 +89,7 @@ def machine_settings(model: Model) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
+        "compile": model.is_compiled,
         "memory_format": "channels_last" if model.channels_last else "contiguous",
         "versions": versions(),
     }

@@ -34,6 +34,7 @@ RANKS = {
     "kinks": 2,
     "linearise": 2,
     "probing": 2,
+    "compiling": 2,
     "model": 3,
     "jacobian": 4,
     "attacks": 5,

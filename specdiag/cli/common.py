@@ -103,6 +103,12 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
             metavar="INTEGER|auto",
         ),
     ),
+    "compile": (
+        OptionalText,
+        _option(
+            "--compile", help="Compile the backward pass: pays on long runs.", default="off", metavar="off|on"
+        ),
+    ),
     "threads": (
         OptionalText,
         _option("--threads", help="CPU threads.", default="all cores", metavar="INTEGER"),
@@ -140,6 +146,7 @@ CONFIG_KEYS = (
     "dtype",
     "space",
     "threads",
+    "compile",
     "batch_size",
     "layout",
     "weights",
@@ -188,6 +195,7 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
         device=str(take("device", "auto")),
         dtype=_choice("--dtype", take("dtype", "float32"), ("float32", "float64")),
         space=_choice("--space", take("space", "data"), ("data", "model")),
+        compile=_choice("--compile", take("compile", "off"), ("off", "on")),
         threads=None if take("threads", None) is None else _whole("--threads", take("threads", 1), 1),
         batch_size=None if batch_size in (None, "auto") else _whole("--batch-size", batch_size, 1),
     )

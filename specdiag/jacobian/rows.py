@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from specdiag.jacobian.operator import block_rows
 from specdiag.kinks import KinkCounter
 from specdiag.model import Model
 
@@ -34,12 +35,25 @@ def by_autograd(model: Model, x: torch.Tensor, layer: str = "logits") -> Jacobia
     """
     through_features = layer == "logits" and 0 < model.facts.features < model.outputs
     source = "features" if through_features else layer
-    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
-    with torch.enable_grad(), KinkCounter() as counter:
-        outputs = model.forward(leaf, source)
-    rows = _rows(outputs, leaf)
+    # a backward pass of a single sample leaves most of a processor idle: copies of it share one
+    copies = block_rows(model) if len(x) == 1 else 1
+    leaf = x.detach().repeat(copies, *([1] * (x.ndim - 1))) if copies > 1 else x.detach().clone()
+    layout = torch.channels_last if model.channels_last else torch.contiguous_format
+    leaf = leaf.contiguous(memory_format=layout).requires_grad_(True)
+    counter = KinkCounter()
+    if model.is_compiled:
+        # compiled code calls no torch function that could be watched
+        with torch.no_grad(), counter:
+            model.forward(x, source)
+        with torch.enable_grad():
+            outputs = model.forward(leaf, source)
+    else:
+        with torch.enable_grad(), counter:
+            outputs = model.forward(leaf, source)
+    rows = _rows(outputs, leaf) if copies == 1 else _rows_of_one(outputs, leaf)
+    outputs = outputs[: len(x)]
     near_kink = (
-        counter.counts
+        counter.counts[: len(x)]
         if counter.counts is not None
         else torch.zeros(len(x), dtype=torch.int64, device=x.device)
     )
@@ -60,4 +74,19 @@ def _rows(outputs: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
         (gradient,) = torch.autograd.grad(outputs, leaf, direction, retain_graph=k < count - 1)
         rows[:, k] = gradient.flatten(1)
         direction[:, k] = 0
+    return rows
+
+
+def _rows_of_one(outputs: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """As `_rows` for one sample, of which outputs and leaf hold copies: each takes another output per pass."""
+    copies, count = outputs.shape
+    rows = torch.zeros((1, count, leaf[0].numel()), dtype=outputs.dtype, device=outputs.device)
+    if not outputs.requires_grad:
+        return rows
+    for start in range(0, count, copies):
+        size = min(copies, count - start)
+        direction = torch.zeros_like(outputs)
+        direction[torch.arange(size), torch.arange(start, start + size)] = 1
+        (gradient,) = torch.autograd.grad(outputs, leaf, direction, retain_graph=start + size < count)
+        rows[0, start : start + size] = gradient[:size].flatten(1)
     return rows

@@ -43,6 +43,7 @@ class Common:
     dtype: str = "float32"
     space: str = "data"
     threads: int | None = None
+    compile: str = "off"
     batch_size: int | None = None
 
 
@@ -173,6 +174,9 @@ def prepare(
         further.append(open_model(*theirs, data, common))
     options, settled = settle(model, data, analyzer, options, common)
     task = dataclasses.replace(make_task(model, data, analyzer, options, common), others=tuple(further))
+    if common.compile == "on":
+        reason = model.compile(task.chunk)
+        settled += [reason] if reason else []
     return Prepared(
         task, _header(path, model, data, common), (*checkpoint.findings, *resolved.notes, *settled)
     )
