@@ -63,6 +63,8 @@ def recipe(
 RECIPES = {
     "digits-standard": recipe("standard", epochs=30),
     "digits-adversarial": recipe("adversarial", {"norm": "l2", "eps": EPS}, epochs=30),
+    "digits-dd-snr": recipe("dd-snr", {"eps": EPS, "lam": 0.3}, epochs=30),
+    "digits-global-snr": recipe("global-snr", {"lam": 0.1}, epochs=30),
     "digits-random": recipe("standard", epochs=0, seed=1),
 }
 

@@ -204,7 +204,7 @@ def test_objectives_on_a_linear_network_in_closed_form() -> None:
     cases = {("clean+lambda", 0.7): clean + 0.7 * attacked, ("only", "auto"): attacked}
     cases[("mix", "auto")] = 0.5 * clean + 0.5 * attacked
     for (objective, lam), wanted in cases.items():
-        method = Adversarial(eps=eps, objective=objective, lam=lam, start="clean")
+        method = Adversarial(eps=eps, objective=objective, attack_weight=lam, start="clean")
         torch.testing.assert_close(method.batch_loss(step_of(run)), wanted, rtol=1e-12, atol=0)
 
 

@@ -21,12 +21,13 @@ from specdiag.linalg.layers import from_module
 from specdiag.loading.architectures import network_for
 from specdiag.loading.checkpoints import read_checkpoint
 from specdiag.sampling import Draws
-from specdiag.schema import build
+from specdiag.schema import build, fields
 from specdiag.training import _covariance
 from specdiag.training._clip import clipped_kernel, clipped_matrix
 from specdiag.training._context import Run, Step, torch_seed
 from specdiag.training._data import Samples
 from specdiag.training._layers import linear_layers
+from specdiag.training._match import held_out_accuracy
 from specdiag.training._recipe import parse
 from specdiag.training._run import train
 from specdiag.training._settings import Settings, TrainConfig
@@ -277,11 +278,10 @@ def test_both_forms_have_one_gradient_inside_the_cell(iterations: int) -> None:
 def test_theorem_1_same_parameter_step(monkeypatch: pytest.MonkeyPatch) -> None:
     run = convolutional()
     # lambda is large enough for the eps^2 of the regulariser to weigh as much as the loss
-    constants = {"eps": 1e-5, "lam": 1e10}
-    attack = parse(
-        "adversarial", {**constants, "steps": 6, "alpha": math.inf, "attack_loss": "sum-of-squares"}
-    )
-    snr = parse("dd-snr", {**constants, "iterations": 6})
+    eps, lam = 1e-5, 1e10
+    ascent = {"eps": eps, "steps": 6, "alpha": math.inf, "attack_loss": "sum-of-squares"}
+    attack = parse("adversarial", {**ascent, "attack_weight": lam})
+    snr = parse("dd-snr", {"eps": eps, "lam": lam, "iterations": 6})
     monkeypatch.setattr(type(snr.parts["dd-snr"]), "start", lambda self, step: attack_start(step, 1e-5))
     weights = []
     for recipe in (attack, snr, parse("standard")):
@@ -574,7 +574,7 @@ def test_sums_of_methods(tmp_path: Path) -> None:
     recipe = parse("pgm+global-snr+gradient-norm+spectral-normalisation", options)
     assert recipe.parts["global-snr"].lam == 0.125
     assert recipe.parts["gradient-norm"].lam == 0.5
-    assert recipe.parts["pgm"].lam == "auto"
+    assert recipe.parts["pgm"].attack_weight == "auto"
     known = read_checkpoint(train(slim(tmp_path / "a.pt", recipe.name, options))).metadata["train"]
     assert (known["method"], known["eps"], known["beta"]) == (recipe.name, 0.25, 1.0)
 
@@ -627,3 +627,27 @@ def test_every_method_trains_and_resumes_to_the_same_bytes(tmp_path: Path, name:
     known = read_checkpoint(whole).metadata["train"]
     assert known["method"] == name
     assert all(math.isfinite(value) for value in known["curves"]["loss"])
+
+
+def test_options_mean_the_same_everywhere() -> None:
+    found: dict[str, Any] = {}
+    plain = {item.name for item in (*fields(Settings), *dataclasses.fields(TrainConfig))}
+    for name in plugins.names("training"):
+        for item in fields(plugins.load("training", name).options):
+            assert found.setdefault(item.name, item.type) == item.type, f"{name}.{item.name}"
+            assert item.name not in plain, f"{name}.{item.name}"
+
+
+def test_matching_the_accuracy_of_another_checkpoint(tmp_path: Path) -> None:
+    target = train(slim(tmp_path / "target.pt", "weight-decay", {"lam": 0.05}, train_samples=600, curve_samples=0))
+    # far too strong a constant: the search has to come down
+    config = slim(tmp_path / "a.pt", "weight-decay", {"lam": 8.0}, train_samples=600, curve_samples=0)
+    too_strong = held_out_accuracy(read_checkpoint(train(config)), config)
+    wanted = held_out_accuracy(read_checkpoint(target), config)
+    assert too_strong < wanted - 0.2
+    found = train(dataclasses.replace(config, out=tmp_path / "b.pt", match_accuracy=target))
+    assert abs(held_out_accuracy(read_checkpoint(found), config) - wanted) < 0.1
+    assert read_checkpoint(found).metadata["train"]["options"]["weight-decay"]["lam"] < 8
+    assert {path.name for path in tmp_path.iterdir()} == {"target.pt", "a.pt", "b.pt"}
+    with pytest.raises(UsageError, match="no constant"):
+        train(dataclasses.replace(config, method="standard", options={}, match_accuracy=target))

@@ -13,8 +13,8 @@ from specdiag.training._attacked import (
     Objective,
     clip_option,
     eps_option,
-    lam_option,
     objective_option,
+    weight_option,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Adversarial(Attacked):
     steps: int = option(10, "Attack iterations.", min=1)
     alpha: float | Literal["auto"] = option("auto", "Attack step; auto: 2 eps / steps.", above=0)
     objective: Objective = objective_option("clean+lambda")
-    lam: float | Literal["auto"] = lam_option()
+    attack_weight: float | Literal["auto"] = weight_option()
     attack_loss: Literal["cross-entropy", "sum-of-squares"] = option(
         "cross-entropy", "Loss that the attack climbs; with sum-of-squares the objective uses it too."
     )

@@ -25,7 +25,7 @@ class Attacked(Method):
     __slots__ = ()
 
     objective: Objective
-    lam: float | Literal["auto"]
+    attack_weight: float | Literal["auto"]
 
     def perturb(self, step: Step) -> torch.Tensor:
         """The points x* of a batch, (N, *input shape)."""
@@ -46,8 +46,8 @@ class Attacked(Method):
     @property
     def weight(self) -> float:
         """The lambda in use: 1, or 1/2 in a mix, where none was given."""
-        if self.lam != "auto":
-            return self.lam
+        if self.attack_weight != "auto":
+            return self.attack_weight
         return 0.5 if self.objective == "mix" else 1.0
 
     def objective_facts(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def objective_option(default: Objective) -> Any:
     return option(default, "Clean loss plus lambda times attacked loss, attacked loss alone, or a mix.")
 
 
-def lam_option() -> Any:
+def weight_option() -> Any:
     """Weight of the attacked loss."""
     return option(
         "auto", "lambda: weight of the attacked loss, or its share in a mix; auto: 1, or 1/2 in a mix.", min=0

@@ -18,6 +18,7 @@ from specdiag.training._attack import radius
 from specdiag.training._context import Run, own_generator
 from specdiag.training._evaluate import Attacker, accuracies, curves_on, final_model
 from specdiag.training._loop import Report, fit
+from specdiag.training._match import matched
 from specdiag.training._network import Plan
 from specdiag.training._recipe import Recipe, parse
 from specdiag.training._settings import Settings, TrainConfig, fingerprint, settings_json
@@ -32,6 +33,7 @@ def train(config: TrainConfig, report: Report | None = None) -> Path:
     it is; an unfinished run goes on from its last whole epoch, on CPU to the same bytes. Raises UsageError
     where the checkpoint exists with other settings, and whatever loading and training raise.
     """
+    config = matched(config, lambda trial: train(trial, report))
     recipe = parse(config.method, config.options)
     settings = recipe.adjust(config.settings)
     device = _device(settings.device)

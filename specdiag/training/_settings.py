@@ -56,7 +56,8 @@ class TrainConfig:
     one method of a sum. arch None: cnn4 for small grey images, cnn7 for 32x32 and larger, mlp for features;
     arch_args left out (channels, size, classes) follow from the data. normalise None: `channel` with mean
     and std of the training data for grey images and features, `per-image` for colour images (roth2020 A.4).
-    init: checkpoint to start from, which then gives architecture and normalisation. out: the checkpoint to
+    init: checkpoint to start from, which then gives architecture and normalisation. match_accuracy: a
+    checkpoint whose clean accuracy the run is to have, by its constant (see `_match`). out: the checkpoint to
     write; overwrite: replace it, and start anew where an unfinished run has left its state.
     """
 
@@ -71,6 +72,7 @@ class TrainConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     init: Path | None = None
+    match_accuracy: Path | None = None
     overwrite: bool = False
 
     @property

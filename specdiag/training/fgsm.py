@@ -12,8 +12,8 @@ from specdiag.training._attacked import (
     Objective,
     clip_option,
     eps_option,
-    lam_option,
     objective_option,
+    weight_option,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Fgsm(Attacked):
 
     eps: float | Literal["auto"] = eps_option()
     objective: Objective = objective_option("only")
-    lam: float | Literal["auto"] = lam_option()
+    attack_weight: float | Literal["auto"] = weight_option()
     clip: bool = clip_option()
 
     def perturb(self, step: Step) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from specdiag.schema import TrainingMethod, option
-from specdiag.training._attacked import Attacked, Objective, lam_option, objective_option
+from specdiag.training._attacked import Attacked, Objective, objective_option, weight_option
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class Noise(Attacked):
 
     deviation: float = option(0.1, "Standard deviation of each value, in data units.", above=0)
     objective: Objective = objective_option("only")
-    lam: float | Literal["auto"] = lam_option()
+    attack_weight: float | Literal["auto"] = weight_option()
 
     def perturb(self, step: Step) -> torch.Tensor:
         """The noisy batch."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from specdiag.schema import TrainingMethod, option
-from specdiag.training._attacked import Attacked, Objective, clip_option, lam_option, objective_option
+from specdiag.training._attacked import Attacked, Objective, clip_option, objective_option, weight_option
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class Wrm(Attacked):
     )
     steps: int = option(15, "Ascent iterations.", min=1)
     objective: Objective = objective_option("only")
-    lam: float | Literal["auto"] = lam_option()
+    attack_weight: float | Literal["auto"] = weight_option()
     clip: bool = clip_option()
 
     def perturb(self, step: Step) -> torch.Tensor:
