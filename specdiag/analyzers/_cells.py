@@ -60,7 +60,7 @@ class Walls(TorchFunctionMode):
                 self._add(args[0], (low, kwargs.get("max_val", args[2] if len(args) > 2 else 1.0)))
             elif name in POOLS:
                 self._add_pool(windows(args[0], POOLS[name], args[1:], kwargs))
-            elif name.startswith("adaptive_max_pool"):
+            elif name.startswith("adaptive_max_pool") and self._with_distances:
                 raise ModelError("Adaptive max-pooling is not understood here.", "Use a fixed max-pool.")
         return func(*args, **kwargs)
 

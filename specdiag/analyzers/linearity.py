@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec, option
 
 if TYPE_CHECKING:
-    import torch
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -44,7 +43,7 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     """Deviation, largest singular value and activation signs along the directions; see `ANALYZER.arrays`."""
     import torch
 
-    from specdiag.analyzers import _attacked, _checks
+    from specdiag.analyzers import _attacked, _checks, _rays
     from specdiag.jacobian.rows import by_autograd
 
     layer = _layer(model, options.layer)
@@ -54,20 +53,22 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     found = _attacked.attacked(attack, model, batch)
     directions = {
         "random": _attacked.random_directions(batch, "linearity/random"),
-        "adversarial": _unit(found.offset, found.usable, batch),
-        "dominant": _dominant(model, batch, jacobian.matrix, attack),
+        "adversarial": _rays.unit(found.offset, found.usable, batch),
+        "dominant": _rays.dominant(model, batch, jacobian.matrix, attack),
     }
-    ray = _Ray(model, batch, layer, distances, options.sigma)
+    ray = _rays.Ray(model, batch, layer, distances, options.sigma)
     parts = []
     for name, direction in directions.items():
         again = (
-            _adapted(model, batch, options, distances) if options.readapt and name == "adversarial" else None
+            _rays.adapted(model, batch, options, distances)
+            if options.readapt and name == "adversarial"
+            else None
         )
         parts.append(ray.measure(direction, again))
     arrays: Arrays = {key: torch.stack([part[key] for part in parts], 1) for key in parts[0]}
-    arrays |= _walks(model, batch, options, list(directions.values()), distances)
+    arrays |= _rays.walks(model, batch, options.walk, list(directions.values()), distances)
     return arrays | {
-        "sigma_clean": _largest(jacobian.matrix),
+        "sigma_clean": _rays.largest(jacobian.matrix),
         "perturbation_norm": found.norm,
         "usable": found.usable,
         "near_kink": jacobian.near_kink,
@@ -95,163 +96,6 @@ def _distances(model: Model, options: Options) -> tuple[float, ...]:
         )
     reach = 2 * eps * (model.inputs**0.5 if norm_of(options.attack) == "linf" else 1.0)
     return tuple(reach * (k + 1) / POINTS for k in range(POINTS))
-
-
-def _unit(offset: torch.Tensor, usable: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Offsets (N, D) as unit directions in the shape of the inputs, NaN where not usable."""
-    import torch
-
-    unit = offset / torch.linalg.vector_norm(offset, dim=1, keepdim=True)
-    unit = torch.where(usable[:, None], unit, torch.nan)
-    return unit.reshape(batch.x.shape).to(batch.x.dtype)
-
-
-def _dominant(model: Model, batch: Batch, matrix: torch.Tensor, attack: Any) -> torch.Tensor:
-    """The dominant right singular vector, with the sign along which the loss rises."""
-    import torch
-
-    from specdiag.attacks._gradient import pull_back
-    from specdiag.attacks._losses import Loss
-    from specdiag.attacks._run import labels_of
-    from specdiag.linalg.svd import svd
-
-    finite = torch.isfinite(matrix).flatten(1).all(1) & (matrix != 0).flatten(1).any(1)
-    right = svd(torch.where(finite[:, None, None], matrix, 0.0), top=1).right
-    if right is None:
-        raise TypeError("svd returns vectors when asked for them")
-    vector = right[:, :, 0]
-    if model.outputs > 1:
-        labels = labels_of(getattr(attack, "label", "true"), model, batch)
-        gradient = pull_back(model.forward, batch.x, Loss("cross-entropy"), labels)
-        slope = (gradient.v.double().flatten(1) * vector).sum(1, keepdim=True)
-        vector = torch.where(slope < 0, -vector, vector)
-    return _unit(vector, finite, batch)
-
-
-def _largest(matrix: torch.Tensor) -> torch.Tensor:
-    """Largest singular value of each matrix, (N,), NaN where it is not finite."""
-    import torch
-
-    from specdiag.linalg.svd import svd
-
-    finite = torch.isfinite(matrix).flatten(1).all(1)
-    values = svd(torch.where(finite[:, None, None], matrix, 0.0)).values[:, 0]
-    return torch.where(finite, values, torch.nan)
-
-
-def _adapted(
-    model: Model, batch: Batch, options: Options, distances: tuple[float, ...]
-) -> list[torch.Tensor]:
-    """One adversarial unit direction per distance, from an attack whose ball just holds it."""
-    from specdiag.analyzers import _attacked
-    from specdiag.attacks._eps import norm_of
-
-    shrink = model.inputs**-0.5 if norm_of(options.attack) == "linf" else 1.0
-    result = []
-    for distance in distances:
-        attack = _attacked.attack_of(options.attack, clip=options.clip, eps=distance * shrink)
-        found = _attacked.attacked(attack, model, batch)
-        result.append(_unit(found.offset, found.usable, batch))
-    return result
-
-
-class _Ray:
-    """Measures along one direction after another from the same points."""
-
-    def __init__(
-        self, model: Model, batch: Batch, layer: str, distances: tuple[float, ...], sigma: bool
-    ) -> None:
-        from specdiag.analyzers import _cells
-        from specdiag.linearise import Linearised
-
-        self.model, self.batch, self.distances, self.sigma = model, batch, distances, sigma
-        self.layer = layer
-        self.frozen = Linearised(lambda x: model.forward(x, layer), batch.x)
-        self.clean = _cells.states(model, batch.x)
-
-    def measure(self, direction: torch.Tensor, adapted: list[torch.Tensor] | None) -> Arrays:
-        """Arrays (N, P) along one direction, or along another one at each distance."""
-        import torch
-
-        from specdiag.analyzers import _cells
-        from specdiag.jacobian.rows import by_autograd
-
-        columns: dict[str, list[torch.Tensor]] = {"deviation": [], "change": [], "same_activations": []}
-        columns["activations_changed"] = []
-        if self.sigma:
-            columns["sigma_max"] = []
-        before, passed = self.clean, torch.zeros(len(direction), dtype=torch.int64, device=direction.device)
-        slope = None if adapted is not None else self.frozen.jvp(direction).double()
-        for number, distance in enumerate(self.distances):
-            along = direction if adapted is None else adapted[number]
-            first_order = self.frozen.jvp(along).double() if slope is None else slope
-            x = self.batch.x + distance * along
-            with torch.no_grad():
-                change = self.model.forward(x, self.layer).double() - self.frozen.value.double()
-            columns["change"].append(torch.linalg.vector_norm(change, dim=1))
-            columns["deviation"].append(torch.linalg.vector_norm(change - distance * first_order, dim=1))
-            now = _cells.states(self.model, x)
-            columns["same_activations"].append(_same(self.clean[0], now[0], x))
-            passed = passed + _differ(before, now)
-            columns["activations_changed"].append(passed)
-            before = now if adapted is None else before
-            if adapted is not None:
-                passed = torch.zeros_like(passed)
-            if self.sigma:
-                columns["sigma_max"].append(_largest(by_autograd(self.model, x).matrix))
-        return {name: torch.stack(column, 1) for name, column in columns.items()}
-
-
-def _same(before: torch.Tensor, now: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    share = (before == now).double().mean(1) if before.shape[1] else torch.ones(len(x)).to(x).double()
-    return torch.where(torch.isfinite(x).flatten(1).all(1), share, torch.nan)
-
-
-def _differ(
-    before: tuple[torch.Tensor, torch.Tensor], now: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    return (before[0] != now[0]).sum(1) + (before[1] != now[1]).sum(1)
-
-
-def _walks(
-    model: Model,
-    batch: Batch,
-    options: Options,
-    directions: list[torch.Tensor],
-    distances: tuple[float, ...],
-) -> Arrays:
-    """Distance to the first wall along each direction and, within the budget, every wall and the lemma's sum."""
-    import torch
-
-    from specdiag.analyzers import _cells, _paths
-    from specdiag.linearise import Linearised
-
-    if _cells.curved_module(model, batch.x) is not None:
-        return {}
-    walls = Linearised(_cells.wall_distances(model), batch.x)
-    usable = [torch.isfinite(direction).flatten(1).all(1) for direction in directions]
-    safe = [torch.nan_to_num(direction) for direction in directions]
-
-    def gather(columns: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([torch.where(u, c, torch.nan) for u, c in zip(usable, columns, strict=True)], 1)
-
-    arrays: Arrays = {"first_wall": gather([_cells.radius_along(walls, direction) for direction in safe])}
-    if not options.walk:
-        return arrays
-    marks = torch.tensor(distances, dtype=batch.x.dtype, device=batch.x.device)
-    passed, errors = [], []
-    for direction in safe:
-        found = _paths.walk(model, batch.x, direction, marks, options.walk)
-        change = model.logits(batch.x + distances[-1] * direction) - model.logits(batch.x)
-        size = torch.linalg.vector_norm(change, dim=1).double()
-        error = torch.linalg.vector_norm((found.moved - change).double(), dim=1) / size
-        errors.append(torch.where(found.finished, error, torch.nan))
-        passed.append(torch.where(found.finished[:, None], found.passed.double(), torch.nan))
-    arrays["path_error"] = gather(errors)
-    arrays["walls_crossed"] = torch.stack(passed, 1)
-    return arrays
 
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
