@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from specdiag.schema import Analyzer, Arrays, ArraySpec, MetricSpec, Summary, option
+from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec, Summary, option
 
 if TYPE_CHECKING:
     import xarray
@@ -21,9 +21,10 @@ class Options:
     """How the Jacobian is taken and what of its decomposition is kept."""
 
     layer: str = option("logits", "What to differentiate: logits, features, or a module path.")
-    method: Literal["autograd", "regression"] = option(
+    method: Literal["autograd", "gram", "krylov", "regression"] = option(
         "autograd",
-        "Exact rows by backward passes, or least squares on randomly perturbed inputs (roth2020 A.5).",
+        "Exact rows by backward passes; J J^T in blocks (less memory, small values inexact); the --top largest by "
+        "Golub-Kahan-Lanczos; or least squares on randomly perturbed inputs (roth2020 A.5).",
     )
     activations: Literal["fixed", "free"] = option(
         "fixed", "For regression: nonlinearities fixed as they are at x, or free (black box)."
@@ -32,19 +33,53 @@ class Options:
     radius: float | None = option(
         None, "For regression: norm of a perturbation; default 0.01 median ||x||.", above=0
     )
-    top: int = option(0, "Also store the singular vectors of the k largest singular values.", min=0)
+    top: int = option(0, "How many singular vectors to store; for krylov also how many values.", min=0)
+    at: AttackSpec = option(
+        AttackSpec("clean"), "Also at the points that an attack leads to, by its name; clean: there only."
+    )
 
 
 def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     """Singular values and logits of each sample; see `ANALYZER.arrays`."""
+    arrays = _at_points(model, batch, options)
+    if options.at != "clean":
+        arrays |= _at_attacked(model, batch, options)
+    return arrays
+
+
+def _at_attacked(model: Model, batch: Batch, options: Options) -> Arrays:
+    """The same spectrum at perturbed points; NaN where the attack has no sound gradient."""
+    import dataclasses
+
+    import torch
+
+    from specdiag.analyzers import _attacked
+
+    found = _attacked.attacked(_attacked.attack_of(options.at), model, batch)
+    values = _at_points(model, dataclasses.replace(batch, x=found.x), options)["singular_values"]
+    values = torch.where(found.usable[:, None], values, torch.nan)
+    return {
+        "attacked_singular_values": values,
+        "attacked_sigma_max": values[:, 0],
+        "perturbation_norm": found.norm,
+        "usable": found.usable,
+    }
+
+
+def _at_points(model: Model, batch: Batch, options: Options) -> Arrays:
     import torch
 
     from specdiag.analyzers._jacobian import extract
+    from specdiag.analyzers._large import by_products
     from specdiag.linalg.svd import svd
 
+    if options.method in ("gram", "krylov"):
+        return by_products(model, batch, options)
     jacobian = extract(model, batch, options)
     finite = torch.isfinite(jacobian.matrix).flatten(1).all(1)
-    safe = torch.where(finite[:, None, None], jacobian.matrix, torch.zeros_like(jacobian.matrix))
+    safe = jacobian.matrix
+    if not bool(finite.all()):
+        safe = torch.where(finite[:, None, None], safe, torch.zeros_like(safe))
     found = svd(safe, top=min(options.top, *safe.shape[1:]))
     values = torch.where(finite[:, None], found.values, torch.nan)
     logits = jacobian.outputs if options.layer == "logits" else model.logits(batch.x)
@@ -90,6 +125,8 @@ def summarise(data: xarray.Dataset) -> Summary:
     """Median condition number; infinite where half of the matrices lack full rank."""
     import numpy as np
 
+    if "condition" not in data:
+        return {}
     values = data["condition"].values
     values = values[~np.isnan(values)]
     if not len(values):
@@ -108,7 +145,7 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Mean singular value against rank with a standard-error band, one curve per run (roth2020 Fig. 1 left)."""
     import numpy as np
 
-    from specdiag.figures import line_with_band, log_axis
+    from specdiag.figures import colour, line_with_band, log_axis
 
     ax = figure.add_subplot()
     for number, (label, data) in enumerate(runs.items()):
@@ -122,6 +159,10 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
             label,
             number,
         )
+        if "attacked_singular_values" in data:
+            shown = f"{label}, at attacked points"
+            mean = np.nanmean(data["attacked_singular_values"].values, 0)
+            ax.plot(data["rank"].values, mean, color=colour(number), ls=(0, (1, 1)), label=shown)
     ax.set_xlabel("rank of the singular value")
     unit = next(iter(runs.values()))["singular_values"].attrs.get("units", "")
     ax.set_ylabel(f"singular value of the Jacobian ({unit})")
@@ -149,10 +190,13 @@ def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
     )
     quartiles = np.percentile(values, (25, 50, 75), axis=0)
     ranks = _shown_ranks(values.shape[1])
-    rows = [
-        [str(r + 1), *(f"{column[r]:.4g}" for column in (values.mean(0), error, *quartiles))] for r in ranks
-    ]
-    return ["rank", "mean", "std. error", "25 %", "median", "75 %"], rows
+    columns = [values.mean(0), error, *quartiles]
+    titles = ["rank", "mean", "std. error", "25 %", "median", "75 %"]
+    if "attacked_singular_values" in data:
+        columns.append(np.nanmean(data["attacked_singular_values"].values, 0))
+        titles.append("mean, attacked")
+    rows = [[str(r + 1), *(f"{column[r]:.4g}" for column in columns)] for r in ranks]
+    return titles, rows
 
 
 def _shown_ranks(count: int) -> list[int]:
@@ -188,6 +232,52 @@ def sentence(data: xarray.Dataset) -> str:
     )
 
 
+def checks(data: xarray.Dataset) -> list[dict[str, str]]:
+    """Probabilities where logits are expected, outputs with a constant sum, gradients that vanish, lost values."""
+    from specdiag.analyzers import _checks
+
+    logits = data["logits"].astype("float64")
+    seen = data.assign(
+        logit_sum=logits.sum("output"),
+        logit_lowest=logits.min("output"),
+        logit_rms=(logits**2).mean("output") ** 0.5,
+    )
+    return [
+        *_checks.output_warnings(seen),
+        *(_checks.vanishing_warning(data["usable"]) if "usable" in data else []),
+        *_lost_values(data),
+    ]
+
+
+def _lost_values(data: xarray.Dataset) -> list[dict[str, str]]:
+    """SD203: singular values whose estimated error is above 1 % of themselves."""
+    import numpy as np
+
+    if "error" not in data:
+        return []
+    values, error = data["singular_values"].values, data["error"].values
+    lost = error > 0.01 * values
+    if not lost.any():
+        return []
+    limit = float(np.max(values[lost]))
+    text = (
+        f"{int(lost.sum())} of {lost.size} singular values have an estimated error above 1 % of themselves, all at or below "
+        f"{limit:.3g}: J J^T squares the condition number. For those use --method autograd, or --dtype float64."
+    )
+    return [{"id": "SD203", "text": text}]
+
+
+def memory(options: Options, sizes: Mapping[str, int]) -> int:
+    """Values per sample beside the activations."""
+    outputs, inputs = sizes["K"], sizes["D"]
+    if options.method == "gram":
+        return 4 * outputs * outputs + 64 * inputs
+    if options.method == "krylov":
+        return 6 * options.top * (outputs + inputs)
+    # a matrix too large to be copied is reduced block by block
+    return (1 if outputs * inputs > 2**24 else 4) * outputs * inputs
+
+
 _PER_SAMPLE = ("sample",)
 ANALYZER = Analyzer(
     name="spectrum",
@@ -210,10 +300,21 @@ ANALYZER = Analyzer(
         "condition": ArraySpec(
             _PER_SAMPLE, "1", "largest over smallest singular value; infinite below full rank", True
         ),
+        "error": ArraySpec(
+            ("sample", "rank"), "output / input", "estimated error of the singular value (gram, krylov)"
+        ),
         "near_kink": ArraySpec(
             _PER_SAMPLE, "1", "activations within rounding of a kink, where dtypes may differ"
         ),
         "r2": ArraySpec(_PER_SAMPLE, "1", "share of the outputs' variance that the regression explains"),
+        "attacked_singular_values": ArraySpec(
+            ("sample", "rank"), "output / input", "singular values at the attacked points"
+        ),
+        "attacked_sigma_max": ArraySpec(
+            _PER_SAMPLE, "output / input", "largest singular value at the attacked point"
+        ),
+        "perturbation_norm": ArraySpec(_PER_SAMPLE, "input", "||perturbation||_2 of the attack"),
+        "usable": ArraySpec(_PER_SAMPLE, "1", "the perturbation rests on finite gradients that are not zero"),
         "left_vectors": ArraySpec(
             ("sample", "vector", "output"), "1", "left singular vectors of the largest values"
         ),
@@ -228,6 +329,13 @@ ANALYZER = Analyzer(
         "sigma_max_p95": MetricSpec(
             "output / input", "lower", "95th percentile of the largest singular value", "sigma_max", "p95"
         ),
+        "attacked_sigma_max_mean": MetricSpec(
+            "output / input",
+            "lower",
+            "mean largest singular value at the attacked points",
+            "attacked_sigma_max",
+            "mean",
+        ),
         "frobenius_mean": MetricSpec("output / input", "lower", "mean Frobenius norm", "frobenius", "mean"),
         "stable_rank_mean": MetricSpec("1", "neither", "mean stable rank", "stable_rank", "mean"),
         "condition_median": MetricSpec("1", "neither", "median condition number"),
@@ -237,5 +345,6 @@ ANALYZER = Analyzer(
     plot=plot,
     table=table,
     sentence=sentence,
-    memory=lambda options, sizes: 4 * sizes["K"] * sizes["D"],
+    checks=checks,
+    memory=memory,
 )

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from specdiag.errors import NumericalError
+from specdiag.linalg.blocked import values_and_vectors
+
+# entries of one matrix from which on it is not copied as a whole
+LARGE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ def svd(matrices: torch.Tensor, top: int = 0) -> Spectrum:
     bad = ~torch.isfinite(matrices).flatten(1).all(1)
     if bool(bad.any()):
         raise NumericalError(f"Matrix {int(bad.nonzero()[0])} of the batch holds NaN or infinite entries.")
+    if matrices.shape[1] * matrices.shape[2] > LARGE:
+        return _one_by_one(matrices, top)
     tall = matrices.double()
     flipped = matrices.shape[1] < matrices.shape[2]
     if flipped:
@@ -55,6 +61,17 @@ def svd(matrices: torch.Tensor, top: int = 0) -> Spectrum:
     left, right = (short_vectors, tall_vectors) if flipped else (tall_vectors, short_vectors)
     left, right = _fix_signs(left, right)
     return Spectrum(values, left, right)
+
+
+def _one_by_one(matrices: torch.Tensor, top: int) -> Spectrum:
+    """As `svd`, for matrices of which one alone is too large to be copied."""
+    found = [values_and_vectors(matrix, top) for matrix in matrices]
+    values = torch.stack([entry[0] for entry in found])
+    if top == 0:
+        return Spectrum(values)
+    left = torch.stack([entry[1] for entry in found if entry[1] is not None])
+    right = torch.stack([entry[2] for entry in found if entry[2] is not None])
+    return Spectrum(values, *_fix_signs(left, right))
 
 
 def _fix_signs(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

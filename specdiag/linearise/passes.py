@@ -15,7 +15,7 @@ import torch
 
 from specdiag.errors import ModelError
 from specdiag.linearise.marks import Marked, has_float, look, marked, name_of, plain, wrap
-from specdiag.linearise.rules import Entry, record
+from specdiag.linearise.rules import Entry, is_general, record
 
 LOOKS = frozenset(
     """__get__ __set__ size dim ndimension numel nelement stride storage_offset is_floating_point is_complex
@@ -38,6 +38,11 @@ class Linearised:
             primal.tape = self._tape
             out = function(primal)
         self.value = out.as_subclass(torch.Tensor)
+
+    @property
+    def general(self) -> tuple[str, ...]:
+        """Names of the calls without a rule of their own: their tangents cost several passes each."""
+        return tuple(name for name, entry in self._tape.entries if is_general(entry))
 
     def jvp(self, v: torch.Tensor) -> torch.Tensor:
         """J(x) v per sample, (N, m). v: (N, *input shape), or (P, *input shape) for any P where x is one sample.

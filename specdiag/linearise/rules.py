@@ -219,6 +219,11 @@ def _general(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
     return apply
 
 
+def is_general(entry: Entry | None) -> bool:
+    """Whether a call goes by forward-mode differentiation, for want of a rule."""
+    return getattr(entry, "__qualname__", "").startswith(_general.__qualname__ + ".")
+
+
 def _detached(value: Any) -> Any:
     # an in-place function later may change the recorded tensor
     if isinstance(value, Marked):
