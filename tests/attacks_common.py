@@ -36,7 +36,9 @@ def linear_model(
     return Model(network, (inputs,), dtype=dtype)
 
 
-def mlp_model(sizes: tuple[int, ...] = (12, 24, 24, 5), seed: int = 0, dtype: torch.dtype = torch.float64) -> Model:
+def mlp_model(
+    sizes: tuple[int, ...] = (12, 24, 24, 5), seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Mlp(sizes)
@@ -92,7 +94,11 @@ def resnet20(assets: Path, dtype: torch.dtype = torch.float32) -> Model:
     network, _ = architectures.network_for(checkpoint.tensors, "resnet20", {})
     normalisation = Normalisation("channel", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     return Model(
-        network, (3, 32, 32), normalisation=normalisation, dtype=dtype, factory=lambda: architectures.build("resnet20", {})
+        network,
+        (3, 32, 32),
+        normalisation=normalisation,
+        dtype=dtype,
+        factory=lambda: architectures.build("resnet20", {}),
     )
 
 
