@@ -41,6 +41,7 @@ def run_analyzer(
         else Path(shared["out"])
     )
     outcomes, failures = _run_all(analyzer, paths, options, common, settings, out, notes, shared)
+    _warn_of_different_eps([outcome.dataset for outcome in outcomes.values()])
     figure = _draw(analyzer, outcomes, out, shared)
     _print(analyzer, outcomes, figure, shared)
     _finish(outcomes, failures)
@@ -60,6 +61,11 @@ def _run_all(
 
     for note in notes:
         say(note)
+    if analyzer.kind == "cross":
+        target = out / f"{analyzer.name}.h5"
+        return {
+            paths[0]: _run_one(analyzer, paths[0], options, common, settings, target, shared, paths[1:])
+        }, []
     targets = result_paths(paths, out)
     outcomes: dict[Path, Any] = {}
     failures: list[SpecdiagError] = []
@@ -80,13 +86,14 @@ def _run_one(
     settings: Mapping[str, Any],
     target: Path,
     shared: Mapping[str, Any],
+    others: Sequence[Path] = (),
 ) -> Any:
     from specdiag import jobs
 
     hush = shared["quiet"]
     bar = nullcontext(None) if hush else ProgressBar(path.name)
     with bar as progress:
-        prepared = jobs.prepare(analyzer, path, options, common, settings)
+        prepared = jobs.prepare(analyzer, path, options, common, settings, others)
         for line in prepared.notes:
             say(line)
         if not hush:
@@ -98,6 +105,22 @@ def _run_one(
             progress=progress,
             say=say,
             notes=prepared.notes,
+        )
+
+
+def _warn_of_different_eps(datasets: Sequence[xarray.Dataset]) -> None:
+    """Attacks whose eps was left out take each checkpoint's own: no comparison at one strength."""
+    from specdiag.store import provenance
+
+    found = []
+    for dataset in datasets:
+        attack = provenance(dataset)["options"].get("attack")
+        first = attack[0] if isinstance(attack, list) and attack else attack
+        found.append(first.get("eps") if isinstance(first, dict) else None)
+    if len(set(found)) > 1:
+        listed = ", ".join(f"{eps:.4g}" if isinstance(eps, float) else str(eps) for eps in found)
+        say(
+            f"the checkpoints were attacked with different eps ({listed}); pass --eps to compare them at one."
         )
 
 
@@ -185,9 +208,3 @@ def _finish(outcomes: Mapping[Path, Any], failures: Sequence[SpecdiagError]) -> 
         raise typer.Exit(4)
     codes = {error.exit_code for error in failures}
     raise typer.Exit(3 if codes == {3} else min(codes - {3}))
-
-
-def dataset_of(outcome: Any) -> xarray.Dataset:
-    """The stored dataset of a job."""
-    result: xarray.Dataset = outcome.dataset
-    return result

@@ -143,13 +143,20 @@ def _header(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("device"):
         parts.append(f"on {facts['device']}")
     options = [
-        f"{key}={_plain(value)}" for key, value in (facts.get("options") or {}).items() if value is not None
+        f"{key}={_plain(value)}"
+        for key, value in (facts.get("options") or {}).items()
+        if value not in (None, [], "")
     ]
     lines = [title, ", ".join(parts), " ".join(options)]
     return [line for line in lines if line]
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        own = ", ".join(
+            f"{key} {_plain(entry)}" for key, entry in value.items() if key != "name" and entry is not None
+        )
+        return f"{value.get('name', '')} ({own})" if own else str(value.get("name", ""))
     if isinstance(value, list):
         return ",".join(_plain(entry) for entry in value)
     if isinstance(value, bool):
