@@ -25,6 +25,7 @@ from specdiag.training import _data
 from specdiag.training._adversarial import Adversarial
 from specdiag.training._attack import perturb, radius
 from specdiag.training._context import Run, Step
+from specdiag.training._drawing import draw_curves
 from specdiag.training._loop import Progress, rate
 from specdiag.training._method import roles
 from specdiag.training._recipe import parse
@@ -32,6 +33,7 @@ from specdiag.training._run import train
 from specdiag.training._settings import Settings, TrainConfig
 from specdiag.training.standard import Standard
 
+SAMPLES = Path(__file__).resolve().parent.parent / "sample_checkpoints"
 SMALL: dict[str, Any] = {
     "epochs": 3,
     "train_samples": 160,
@@ -336,3 +338,18 @@ def test_recipes() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             parse(method, options)
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    runs = {
+        name: read_checkpoint(SAMPLES / f"digits-{name}.pt").metadata["train"]
+        for name in ("standard", "adversarial")
+    }
+    figure = draw_curves(runs, tmp_path / "curves.svg")
+    loss, accuracy = figure.axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [30, 30]
+    assert len(accuracy.lines) == 8
+    assert accuracy.lines[3].get_ydata()[-1] == runs["standard"]["curves"]["validation_attacked_accuracy"][-1]
+    assert (tmp_path / "curves.svg").stat().st_size > 1000
+    with pytest.raises(ResultsError, match="curves"):
+        draw_curves({"random": {"curves": {}}}, tmp_path / "none.svg")

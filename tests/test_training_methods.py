@@ -639,7 +639,9 @@ def test_options_mean_the_same_everywhere() -> None:
 
 
 def test_matching_the_accuracy_of_another_checkpoint(tmp_path: Path) -> None:
-    target = train(slim(tmp_path / "target.pt", "weight-decay", {"lam": 0.05}, train_samples=600, curve_samples=0))
+    target = train(
+        slim(tmp_path / "target.pt", "weight-decay", {"lam": 0.05}, train_samples=600, curve_samples=0)
+    )
     # far too strong a constant: the search has to come down
     config = slim(tmp_path / "a.pt", "weight-decay", {"lam": 8.0}, train_samples=600, curve_samples=0)
     too_strong = held_out_accuracy(read_checkpoint(train(config)), config)
