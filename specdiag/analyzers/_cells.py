@@ -40,7 +40,8 @@ class Walls(TorchFunctionMode):
     """While active, collects per sample the signed distances to all walls, and which side of each kink is taken.
 
     distances: list of (N, n) tensors, differentiable; sides: list of (N, n) integers, above or below each kink;
-    winners: list of (N, n) places of the largest entry in each max-pool window.
+    winners: list of (N, n) places of the largest entry in each max-pool window, -1 where several are equal. Either
+    the distances are collected or the winners.
     """
 
     def __init__(self, with_distances: bool = True) -> None:
@@ -76,7 +77,10 @@ class Walls(TorchFunctionMode):
         place = parts.argmax(-1, keepdim=True)
         if self._with_distances:
             self.distances.append((parts.gather(-1, place) - parts).flatten(1))
-        self.winners.append(place.flatten(1))
+            return
+        # a window of zeros after a ReLU has no winner: which entry is named first is no wall
+        tied = (parts == parts.amax(-1, keepdim=True)).sum(-1, keepdim=True) > 1
+        self.winners.append(torch.where(tied, -1, place).flatten(1))
 
 
 def windows(z: torch.Tensor, dims: int, rest: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

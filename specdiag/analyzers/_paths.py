@@ -121,7 +121,11 @@ def walk(model: Model, x: torch.Tensor, direction: torch.Tensor, marks: torch.Te
         ends = torch.cat(cell.distances, 1) if cell.distances else both[:, :0]
         value, slope = ends[:count], ends[count:] - ends[:count]
         slope = torch.where(torch.isfinite(value), slope, 0.0)
-        when, which = _next(value, slope, _on(pattern, cell.distances, count), place)
+        if not ends.shape[1]:
+            # one cell: the end is the only mark
+            when, which = torch.full_like(place, torch.inf), rows
+        else:
+            when, which = _next(value, slope, _on(pattern, cell.distances, count), place)
         until = torch.minimum(when, reach)
         piece = torch.where(done, 0.0, until - place)
         moved += (both[count:] - both[:count]) * piece[:, None]

@@ -106,7 +106,8 @@ def _same(before: torch.Tensor, now: torch.Tensor, x: torch.Tensor) -> torch.Ten
 def _differ(
     before: tuple[torch.Tensor, torch.Tensor], now: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
-    return (before[0] != now[0]).sum(1) + (before[1] != now[1]).sum(1)
+    known = (before[1] >= 0) & (now[1] >= 0)
+    return (before[0] != now[0]).sum(1) + (known & (before[1] != now[1])).sum(1)
 
 
 def walks(
