@@ -31,7 +31,7 @@ def batch(
         Path | None,
         typer.Argument(
             metavar="[CONFIG.toml]",
-            help="The configuration; default: specdiag.toml, or [tool.specdiag] in pyproject.toml.",
+            help="The configuration; default: specdiag.toml, or the table tool.specdiag of pyproject.toml.",
             show_default=False,
         ),
     ] = None,

@@ -21,7 +21,7 @@ Place = Annotated[
     Path | None,
     typer.Argument(
         metavar="[FILE]",
-        help="Default: specdiag.toml, or [tool.specdiag] in pyproject.toml.",
+        help="Default: specdiag.toml, or the table tool.specdiag of pyproject.toml.",
         show_default=False,
     ),
 ]
