@@ -58,8 +58,9 @@ def _krylov(model: Model, batch: Batch, options: Any) -> Arrays:
 
     if not options.top:
         raise UsageError("--method krylov needs to know how many values.", "Pass --top 20, say.")
-    alone = group_size(model, len(batch)) == 1
-    count = batch.count if alone else len(batch)
+    # whole groups, so that padding costs no more than it must
+    size = group_size(model, len(batch))
+    count = min(len(batch), -(-batch.count // size) * size)
     outputs = model.size_of(options.layer)
     starts = torch.from_numpy(batch.draws.normal("krylov-start", batch.index[:count], (outputs,)))
     top = min(options.top, outputs, model.inputs)
