@@ -109,6 +109,10 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
             "--compile", help="Compile the backward pass: pays on long runs.", default="off", metavar="off|on"
         ),
     ),
+    "max_memory": (
+        OptionalText,
+        _option("--max-memory", help="Refuse or shrink what needs more.", default="no limit", metavar="4GB"),
+    ),
     "threads": (
         OptionalText,
         _option("--threads", help="CPU threads.", default="all cores", metavar="INTEGER"),
@@ -167,6 +171,7 @@ def parameters() -> list[inspect.Parameter]:
 def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
     """The shared options, checked: flag, then configuration file, then default."""
     from specdiag.jobs import Common
+    from specdiag.jobs.memory import parse_bytes
     from specdiag.loading.factories import parse_arch_args
     from specdiag.loading.resolve import Wanted
 
@@ -184,6 +189,7 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
         data=values.get("data"),
     )
     batch_size = take("batch_size", None)
+    limit = values.get("max_memory")
     return Common(
         wanted=wanted,
         weights=take("weights", None),
@@ -198,6 +204,7 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
         compile=_choice("--compile", take("compile", "off"), ("off", "on")),
         threads=None if take("threads", None) is None else _whole("--threads", take("threads", 1), 1),
         batch_size=None if batch_size in (None, "auto") else _whole("--batch-size", batch_size, 1),
+        max_memory=None if limit is None else parse_bytes(limit),
     )
 
 

@@ -13,13 +13,14 @@ import torch
 
 from specdiag.attacks._eps import resolve_options
 from specdiag.errors import ArchitectureError, UsageError
+from specdiag.jobs.memory import fitting_chunk, predicted, readable
 from specdiag.loading import architectures
 from specdiag.loading.checkpoints import Checkpoint, read_checkpoint
 from specdiag.loading.datasets import Data, load_data
 from specdiag.loading.resolve import Resolved, Wanted, resolve
 from specdiag.model import Model, ModelInfo, Normalisation, Space
 from specdiag.options import takes_attack
-from specdiag.runner import Task, chunk_size, data_facts, make_batch
+from specdiag.runner import Task, data_facts, make_batch
 from specdiag.sampling import Batch
 from specdiag.schema import Analyzer
 from specdiag.weights import Weights, WeightsTask
@@ -45,6 +46,7 @@ class Common:
     threads: int | None = None
     compile: str = "off"
     batch_size: int | None = None
+    max_memory: int | None = None
 
 
 def device_of(name: str) -> str:
@@ -123,7 +125,7 @@ def open_model(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: C
 
 def make_task(model: Model, data: Data, analyzer: Analyzer, options: Any, common: Common) -> Task:
     """The task with its chunk grid; the eps of attacks must be settled already."""
-    chunk = chunk_size(model, analyzer, options, common.batch_size)
+    chunk = fitting_chunk(model, analyzer, options, common.batch_size, common.max_memory)
     return Task(model, data, analyzer, options, common.seed, chunk)
 
 
@@ -177,8 +179,11 @@ def prepare(
     if common.compile == "on":
         reason = model.compile(task.chunk)
         settled += [reason] if reason else []
+    header = _header(path, model, data, common)
+    if model.device.type == "cpu":
+        header += f", about {readable(predicted(model, analyzer, options, task.chunk))} of memory"
     return Prepared(
-        task, _header(path, model, data, common), (*checkpoint.findings, *resolved.notes, *settled)
+        task, header, (*checkpoint.findings, *resolved.notes, *settled)
     )
 
 
