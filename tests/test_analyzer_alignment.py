@@ -37,7 +37,7 @@ def test_one_step_on_a_linear_classifier_is_closed_form() -> None:
     y = torch.tensor([0, 1, 2, 0, 1])
     spec = AttackSpec("fgm-l2", {"eps": 0.2})
     data = measured(model, batch_of(model, x, y), attack=spec, random_network=False)
-    u, s, vt = np.linalg.svd(model.head_weight().numpy(), full_matrices=False)
+    u, s, _ = np.linalg.svd(model.head_weight().numpy(), full_matrices=False)
     w = (torch.softmax(model.logits(x), 1) - torch.nn.functional.one_hot(y, 3)).numpy()
     parts = s * (w @ u)
     expected = np.abs(parts) / np.linalg.norm(parts, axis=1, keepdims=True)

@@ -133,7 +133,7 @@ def test_smooth_modules_are_found_by_name() -> None:
     )
     model = Model(network, (6,))
     assert _cells.curved_module(model, torch.rand(1, 6)) == ("2.1", "gelu")
-    with pytest.raises(ModelError, match="'2.1' applies gelu"):
+    with pytest.raises(ModelError, match=r"'2\.1' applies gelu"):
         _cells.require_flat(model, torch.rand(1, 6), "Use another.")
 
 

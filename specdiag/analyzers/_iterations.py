@@ -31,8 +31,9 @@ def both(
     """The attack's iterates with radius eps (N,) beside those of the power method on matrix (N, K, D) = J(x).
 
     Returns arrays (N, steps), NaN where not usable: cosine and difference of the directions after the same number
-    of steps, update_gap between the attack's step and a power step from the attack's own last point, sigma of
-    both and their relative gap, same_cell; and `v`, the attack's directions step by step.
+    of steps, and sigma of both; update_gap and sigma_gap between the attack's step and a power step from the
+    attack's own last point (rounding grows along both iterations, and is no failure of the theorem); tolerance,
+    what rounding leaves of the step; same_cell; and `v`, the attack's directions step by step.
     """
     attack: Any = PgdL2(
         eps=eps,  # type: ignore[arg-type]
@@ -58,6 +59,7 @@ class _Pair:
     def __init__(self, model: Model, batch: Batch, matrix: torch.Tensor, start: torch.Tensor) -> None:
         self.model, self.x, self.matrix = model, batch.x, matrix
         self.before = start
+        self.size = torch.linalg.vector_norm(model.logits(batch.x), dim=1)
         self.v = lengths_and_units((start - batch.x).flatten(1))[1]
         self.clean = _cells.states(model, batch.x)
         self.same = torch.ones(len(batch.x), dtype=torch.bool, device=batch.x.device)
@@ -67,6 +69,7 @@ class _Pair:
     def __call__(self, number: int, points: torch.Tensor, gradient: Gradient) -> None:
         length, own = lengths_and_units((self.before - self.x).flatten(1))
         sigma, self.v = power_step(self.matrix, self.v)
+        own_sigma, own_next = power_step(self.matrix, own)
         step = lengths_and_units(gradient.v.flatten(1))[1]
         found = gradient.scale / length
         now = _cells.states(self.model, points)
@@ -75,10 +78,11 @@ class _Pair:
             {
                 "cosine": (step * self.v).sum(1).abs(),
                 "difference": torch.linalg.vector_norm(step - self.v, dim=1),
-                "update_gap": torch.linalg.vector_norm(step - power_step(self.matrix, own)[1], dim=1),
+                "update_gap": torch.linalg.vector_norm(step - own_next, dim=1),
                 "sigma_attack": found,
                 "sigma_power": sigma,
-                "sigma_gap": (found / sigma - 1).abs(),
+                "sigma_gap": (found / own_sigma - 1).abs(),
+                "tolerance": tolerance(self.size, length * own_sigma),
                 "same_cell": self.same.double(),
             }
         )
@@ -92,18 +96,20 @@ def power_step(matrix: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, tor
     return torch.linalg.vector_norm(u, dim=1), lengths_and_units((u[:, None, :] @ matrix)[:, 0])[1]
 
 
-def agree(arrays: Arrays, limit: torch.Tensor) -> torch.Tensor:
-    """Inside: each update is a step of the power method, and both iterations have the same cosine and sigma.
+def agree(arrays: Arrays) -> torch.Tensor:
+    """Inside: each update is a step of the power method with its sigma, and the cosines stay at 1, to the tolerance.
 
     Of unit vectors d apart 1 - cos is d^2 / 2, free of the rounding of a cosine near 1.
     """
     gaps = [arrays["update_gap"], arrays["difference"].square() / 2, arrays["sigma_gap"]]
-    within: torch.Tensor = torch.stack([gap[:, 0].amax(1) for gap in gaps]).amax(0) <= limit
+    within: torch.Tensor = (torch.stack(gaps).amax(0) <= arrays["tolerance"])[:, 0].all(1)
     return within
 
 
-def tolerance(outputs: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """max(1e-9, 100 u ||f|| / (eps sigma)), u the unit round-off: what rounding of f leaves of a difference."""
+def tolerance(size: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """max(1e-9, 100 u ||f|| / (eps sigma)): what rounding of f leaves of a difference of length `moved` = eps sigma.
+
+    u is the unit round-off, size (N,) the norm of f; sigma is that of the step, ||J v_{k-1}||.
+    """
     unit = torch.finfo(torch.float64).eps / 2
-    size = torch.linalg.vector_norm(outputs.double(), dim=1)
-    return torch.clamp(ROUNDING * unit * size / (eps * sigma), min=AGREEMENT)
+    return torch.clamp(ROUNDING * unit * size / moved, min=AGREEMENT)

@@ -45,7 +45,6 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
 
     from specdiag.analyzers import _attacked, _cells, _checks, _iterations, _regression
     from specdiag.jacobian.rows import by_autograd
-    from specdiag.linalg.svd import svd
     from specdiag.linearise import Linearised
 
     eps = _eps(options)
@@ -60,7 +59,6 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     jacobian = by_autograd(model, batch.x)
     finite = torch.isfinite(jacobian.matrix).flatten(1).all(1) & (jacobian.matrix != 0).flatten(1).any(1)
     matrix = torch.where(finite[:, None, None], jacobian.matrix, 0.0).double()
-    sigma = svd(matrix).values[:, 0]
     inner = torch.minimum(SHARE * radius, torch.full_like(radius, eps))
     on_wall = finite & ~(inner > 0)
     usable = finite & ~on_wall
@@ -72,18 +70,16 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     arrays: Arrays = {
         key: torch.stack([parts[place][key] for place in PLACES], 1) for key in parts["inside"] if key != "v"
     }
-    tolerance = _iterations.tolerance(jacobian.outputs, inner, sigma)
     walls = Linearised(_cells.wall_distances(model), batch.x)
     visited = [_cells.radius_along(walls, direction) for direction in parts["outside"]["v"]]
-    decided = usable & (tolerance <= DECIDABLE)
+    decided = usable & (arrays["tolerance"][:, 0] <= DECIDABLE).all(1)
     random = torch.from_numpy(batch.draws.normal("theorem/regression", batch.index, (model.inputs,)))
     return arrays | {
         "cell_radius": torch.where(finite, radius, torch.nan),
         "cell_exact": exact,
         "eps_inside": torch.where(usable, inner, torch.nan),
         "visited_radius": torch.stack(visited, 1),
-        "tolerance": torch.where(usable, tolerance, torch.nan),
-        "agrees": torch.where(decided, _iterations.agree(arrays, tolerance).double(), torch.nan),
+        "agrees": torch.where(decided, _iterations.agree(arrays).double(), torch.nan),
         "decided": decided,
         "on_wall": on_wall,
         "usable": finite,
@@ -279,11 +275,11 @@ ANALYZER = Analyzer(
             _STEPS, "output / input", "||f(x_k) - f(x)|| / ||x_k - x|| before the step"
         ),
         "sigma_power": ArraySpec(_STEPS, "output / input", "||J v_k|| of the power method before the step"),
-        "sigma_gap": ArraySpec(_STEPS, "1", "relative difference of the two"),
+        "sigma_gap": ArraySpec(_STEPS, "1", "relative difference of the attack's sigma and the power step's"),
         "same_cell": ArraySpec(_STEPS, "1", "all iterates so far have the activations of x"),
-        "tolerance": ArraySpec(_SAMPLE, "1", "max(1e-9, 100 u ||f|| / (eps sigma))"),
+        "tolerance": ArraySpec(_STEPS, "1", "max(1e-9, 100 u ||f|| / (eps sigma)), sigma of the step"),
         "agrees": ArraySpec(
-            _SAMPLE, "1", "inside, updates, cosines and sigma agree to the tolerance at every step"
+            _SAMPLE, "1", "inside, updates, sigma and cosines agree to the tolerance at every step"
         ),
         "decided": ArraySpec(_SAMPLE, "1", "the tolerance is below 0.1"),
         "on_wall": ArraySpec(_SAMPLE, "1", "x lies on a wall: no ball around it is inside one cell"),
