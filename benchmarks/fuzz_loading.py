@@ -149,6 +149,8 @@ def work(folder: Path, start: int, stop: int, seed: int, report: Path) -> None:
     paths = [Path(line) for line in (folder / "sources.txt").read_text().splitlines()]
     contents = [path.read_bytes() for path in paths]
     called: list[str] = []
+    # finding the folder for temporary files makes one and removes it
+    tempfile.gettempdir()
     sys.addaudithook(lambda event, _: called.append(event) if event.startswith(FORBIDDEN) else None)
     signal.signal(signal.SIGALRM, _hang)
     counts: Counter[str] = Counter()
@@ -233,6 +235,31 @@ def through_cli(folder: Path, number: int, seed: int) -> tuple[int, list[str]]:
     return done.returncode, wrong
 
 
+def written(given: Any, kinds: int, seconds: float, found: dict[str, Any], out: Path) -> str:
+    """The report, written to `out`."""
+    counts, codes, trouble = found["counts"], found["codes"], found["trouble"]
+    lines = [
+        "# Mutated checkpoints",
+        "",
+        f"{given.files:,} files mutated from {kinds} checkpoints, seed {given.seed}, in {seconds:.0f} s: "
+        f"{len(trouble)} in trouble. Slowest {found['slowest']:.1f} s, most memory {found['most']:.0f} MB beside the process.",
+        "",
+        f"Of them {sum(codes.values())} through `specdiag spectrum`, exit codes "
+        + ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+        + ".",
+        "",
+        "| outcome | files |",
+        "|---|---|",
+        *(f"| {outcome} | {count:,} |" for outcome, count in counts.most_common()),
+        "",
+        *(f"- {line}" for line in trouble),
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(lines).rstrip() + "\n"
+    out.write_text(text)
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=20_000)
@@ -281,29 +308,18 @@ def main() -> None:
             slowest, most = max(slowest, found["slowest"]), max(most, found["most"])
             print(f"{stop} files, {time.perf_counter() - began:.0f} s, trouble {len(trouble)}", flush=True)
             start = stop
+
+        def report_now() -> str:
+            found = {"counts": counts, "codes": codes, "trouble": trouble, "slowest": slowest, "most": most}
+            return written(given, kinds, time.perf_counter() - began, found, given.out)
+
+        report_now()
         for number in range(0, given.files, given.cli_every) if given.cli_every else ():
             code, wrong = through_cli(folder, number, given.seed)
             codes[code] += 1
             trouble += wrong
-    lines = [
-        "# Mutated checkpoints",
-        "",
-        f"{given.files:,} files mutated from {kinds} checkpoints, seed {given.seed}, in {time.perf_counter() - began:.0f} s: "
-        f"{len(trouble)} in trouble. Slowest {slowest:.1f} s, most memory {most:.0f} MB beside the process.",
-        "",
-        f"Of them {sum(codes.values())} through `specdiag spectrum`, exit codes "
-        + ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
-        + ".",
-        "",
-        "| outcome | files |",
-        "|---|---|",
-        *(f"| {outcome} | {count:,} |" for outcome, count in counts.most_common()),
-        "",
-        *(f"- {line}" for line in trouble),
-    ]
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text("\n".join(lines).rstrip() + "\n")
-    print("\n".join(lines))
+            report_now()
+        print(report_now())
 
 
 if __name__ == "__main__":
