@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specdiag.linalg import dense
+from specdiag.linalg.border import border_log_det
 from specdiag.linalg.counts import Ranks
-from specdiag.linalg.cut import Cut, Rule, border_log_det
+from specdiag.linalg.cut import Cut, Rule
 from specdiag.linalg.estimate import Estimate, mean_and_std
 from specdiag.linalg.layers import convolution
 from specdiag.linalg.stencil import Stencil
@@ -112,8 +113,9 @@ def test_counts_and_determinants_of_drawn_layers(data) -> None:
         assert cut.count_above(level) == np.count_nonzero(truth > level)
     t = truth[0] * data.draw(st.floats(0.001, 3.0))
     found = sum(
-        copies * (border_log_det(torus, t) + torus.sum(np.log1p((torus.values / t) ** 2)))
-        for torus, copies in cut.pieces
+        piece.copies
+        * (border_log_det(piece.torus, t) + piece.torus.sum(np.log1p((piece.torus.values / t) ** 2)))
+        for piece in cut.pieces
     )
     assert found == pytest.approx(float(np.log1p((truth / t) ** 2).sum()), rel=1e-9)
 

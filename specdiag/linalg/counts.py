@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specdiag.linalg.cut import Cut
+from specdiag.linalg.estimate import Estimate
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 _NEAR = 100
 
@@ -23,24 +28,19 @@ class Ranked:
 class Ranks:
     """Ranks of the singular values of a cut stencil. Every count that was made is remembered.
 
-    The rank that a number has among the singular values of the torus says where to look: the true rank is
-    close to a linear function of it.
+    A profile, the ranks on the torus corrected by small problems, says where to look: the true rank is close to a
+    linear function of it.
     """
 
     def __init__(self, cut: Cut) -> None:
         self.cut = cut
-        values = [torus.values.ravel() for torus, _ in cut.pieces]
-        weights = [
-            (copies * torus.copies[None, :, None, None] * np.ones_like(torus.values)).ravel()
-            for torus, copies in cut.pieces
-        ]
-        found, weight = np.concatenate([[0.0], *values]), np.concatenate([[0.0], *weights])
-        order = np.argsort(found)
-        self._values = found[order]
-        total = max(float(weight.sum()), 1.0)
-        above = total - np.cumsum(weight[order])
-        self._ranks = above * (cut.stencil.count / total)
+        self._profile = _profile(cut, cut.firsts[0] if cut.firsts else None)
         self._known: dict[float, int] = {}
+
+    @property
+    def made(self) -> int:
+        """How many counts were made so far."""
+        return len(self._known)
 
     def above(self, s: float) -> int:
         """Number of singular values above s > 0, exact."""
@@ -71,6 +71,65 @@ class Ranks:
                 break
         return Ranked(best.value, best.above, made)
 
+    def quantiles(self, shares: Sequence[float], limit: int = 0) -> list[Estimate]:
+        """The values below which each share of the singular values lies, from at most `limit` counts each.
+
+        Without counts they are read off the profile; the error is what it changes with smaller small problems or
+        none. With counts it is the way to the nearest one.
+        """
+        total = self.cut.stencil.count
+        ranks = [min((1 - share) * total, total - 1.0) for share in shares]
+        if limit == 0:
+            others = [_profile(self.cut, first) for first in (*self.cut.firsts[1:], None)]
+            return [self._read(rank, others) for rank in ranks]
+        # from the middle outwards: every count helps the next guess
+        for place in sorted(range(len(ranks)), key=lambda place: abs(ranks[place] - total / 2)):
+            self.at(ranks[place], 0.001 * total, limit)
+        found = []
+        for rank in ranks:
+            value = self._guess(rank)
+            nearest = min((abs(s - value) for s in self._known), default=float("inf"))
+            found.append(Estimate(value, nearest + self._step(value)))
+        return found
+
+    def _read(self, rank: float, others: list[tuple[Array, Array]]) -> Estimate:
+        value, *changed = (float(np.interp(rank, *_inverse(profile))) for profile in (self._profile, *others))
+        return Estimate(value, 1.5 * max(abs(value - entry) for entry in changed) + self._step(value))
+
+    def _step(self, value: float) -> float:
+        """How far apart values are at `value`: two in a thousand of them, and at least one."""
+        width = max(1.0, 0.002 * self.cut.stencil.count)
+        around = np.interp(value, *self._profile) + np.array([-width, width])
+        return float(np.ptp(np.interp(around, *_inverse(self._profile))))
+
+    def smallest(self, relative: float = 0.01, limit: int = 40) -> Estimate:
+        """The smallest singular value, between two counts `relative` apart: proved, unless `limit` counts run out.
+
+        Below 1e-7 of the largest one, counts are not to be trusted: such a value is given as zero, with that as
+        its error.
+        """
+        floor = 1e-7 * self.cut.upper
+        count = self.cut.stencil.count
+        if self.cut.stencil.rank < count or self.cut.upper == 0.0:
+            return Estimate(0.0, 0.0)
+        low, high, below = floor, self.cut.upper, count
+        s = max(float(np.interp(count - 0.5, *_inverse(self._profile))), 2 * floor)
+        for _ in range(limit):
+            missing = count - self.above(s)
+            if missing:
+                high, below = s, missing
+            else:
+                low = s
+            if high <= low * (1 + relative):
+                break
+            if low == floor and high <= 4 * floor:
+                return Estimate(0.0, high)
+            # near zero their number is about proportional to s, so the first is near high / below
+            middle = float(np.sqrt(low * high))
+            s = min(max(high / (below + 1), middle if below == 1 else low), 0.97 * high)
+            s = max(s, 1.4 * low if 1.4 * low < 0.9 * high else middle)
+        return Estimate((low + high) / 2, (high - low) / 2)
+
     def _guess(self, rank: float) -> float:
         """Where to look for `rank`: between the nearest counts on both sides, as the torus's ranks say."""
         points = [(0.0, self.cut.stencil.count), (self.cut.upper, 0), *self._known.items()]
@@ -80,5 +139,30 @@ class Ranks:
         if many - few <= _NEAR:
             # so close, the torus has few values of its own to go by
             return top + share * (bottom - top)
-        first, last = np.interp([top, bottom], self._values, self._ranks)
-        return float(np.interp(first + share * (last - first), self._ranks[::-1], self._values[::-1]))
+        first, last = np.interp([top, bottom], *self._profile)
+        return float(np.interp(first + share * (last - first), *_inverse(self._profile)))
+
+
+def _profile(cut: Cut, first: int | None) -> tuple[Array, Array]:
+    """Values, rising, and about how many singular values exceed each, falling."""
+    values, weights = [np.zeros(1)], [np.zeros(1)]
+    for piece in cut.pieces:
+        torus = piece.torus
+        small = piece.small(first) if first else None
+        bulk = small.bulk if small else torus.stencil.rank / torus.count
+        values.append(torus.values.ravel())
+        spread = piece.copies * bulk * torus.copies[None, :, None, None] * np.ones_like(torus.values)
+        weights.append(spread.ravel())
+        for factor, part in small.parts if small else ():
+            values.append(part)
+            weights.append(np.full(len(part), piece.copies * factor))
+    found, every = np.concatenate(values), np.concatenate(weights)
+    order = np.argsort(found, kind="stable")
+    ranks = float(every.sum()) - np.cumsum(every[order])
+    # small problems with negative weights make steps up and down around the smooth course
+    lower, upper = np.minimum.accumulate(ranks), np.maximum.accumulate(ranks[::-1])[::-1]
+    return found[order], (lower + upper) / 2
+
+
+def _inverse(profile: tuple[Array, Array]) -> tuple[Array, Array]:
+    return profile[1][::-1], profile[0][::-1]

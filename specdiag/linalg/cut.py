@@ -1,103 +1,31 @@
-"""`cut`: sums, counts and quantiles of the singular values of a zero-padded convolution, without its matrix.
+"""`cut`: sums, counts and ranks of the singular values of a zero-padded convolution, without its matrix.
 
-With M(t) = [[t, A], [-A^T, t]] and C the operator on the torus that A is cut out of, Jacobi's identity on
-complementary minors gives log det M_A(t) - log det M_C(t) = log |det border(M_C(t)^-1)|, and the integral
-sum sigma = (1 / pi) int_0^inf sum log(1 + sigma^2 / t^2) dt turns it into the sum of the singular values. With
-M(s) = [[-s, A], [A^T, -s]], Haynsworth's additivity of inertia gives the number of singular values above s from
-the signs of the eigenvalues of border(M_C(s)^-1). Both hold exactly; the integral is the only error.
+The operator A is cut out of a circulant C on a torus (see `torus`, `border`). From the log determinants of their
+borders and sum sigma = (1 / pi) int_0^inf sum log(1 + sigma^2 / t^2) dt comes the sum of the singular values, from
+the inertia of the border the number of them above any s. The counts are exact; the integral is the only error
+of the sum.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 from specdiag.errors import NumericalError
 from specdiag.linalg import dense, growth
 from specdiag.linalg import workers as threads
+from specdiag.linalg.border import border_log_det, count_above
 from specdiag.linalg.estimate import Estimate
 from specdiag.linalg.stencil import Stencil
-from specdiag.linalg.torus import Green, Torus
+from specdiag.linalg.torus import Torus
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _BATCH = 4 << 20  # entries of all groups' border matrices in one piece of work
-
-
-class Cut:
-    """One zero-padded (or unpadded) stencil, ready for sums and counts.
-
-    Raises NumericalError where the borders are not zero, and for weights that are not finite.
-    """
-
-    def __init__(self, stencil: Stencil, workers: int | None = None) -> None:
-        if stencil.mode != "zeros":
-            raise NumericalError(
-                f"A convolution with {stencil.mode} padding is not cut out of a torus.",
-                "Use the method fft for circular padding, exact or quadrature for the others.",
-            )
-        if not np.isfinite(stencil.kernel).all():
-            raise NumericalError("The kernel holds NaN or infinite entries.", "Check the checkpoint.")
-        self.stencil = stencil
-        self.workers = workers
-        self.pieces: list[tuple[Torus, int]] = []
-        for part, copies in stencil.split():
-            step = max(1, _BATCH // max(1, _border(part) ** 2))
-            for start in range(0, part.groups, step):
-                piece = Stencil(part.kernel[start : start + step], part.axes)
-                self.pieces.append((Torus(piece, workers), copies))
-
-    @property
-    def upper(self) -> float:
-        """The largest singular value of the torus: a bound on sigma_max that always holds."""
-        return max((float(torus.values.max()) for torus, _ in self.pieces), default=0.0)
-
-    def total(self, fine: bool = False) -> Estimate:
-        """Sum of the singular values, with its error.
-
-        Five nodes on what two small dense problems leave over (relative error about 1e-5), or with `fine` sixteen
-        on the whole integrand (about 1e-7). The error is twice the largest difference to the same quadrature
-        with other small problems or none: it covered 98 % of 130 layers, random and trained.
-        """
-        first = min((_first(torus.stencil) for torus, _ in self.pieces), default=2)
-        rule = Rule.graded(16) if fine else Rule.narrow(5)
-        found = self.sums(rule, (first - 1, first) if first > 2 else (first,))
-        others = [entry for entry in found[1:] if not np.isnan(entry)]
-        if not others:
-            # no small problem stands for this layer: the whole integrand, and two shorter rules for the error
-            longest, *shorter = (16, 12, 11) if fine else (12, 8, 7)
-            value = found[0] if fine else self.sums(Rule.graded(longest))[0]
-            return Estimate(value, max(abs(value - self.sums(Rule.graded(nodes))[0]) for nodes in shorter))
-        value = found[0] if fine else others[-1]
-        return Estimate(value, 2 * max(abs(value - entry) for entry in (found[0], *others)))
-
-    def sums(self, rule: Rule, firsts: tuple[int, ...] = ()) -> list[float]:
-        """Sum of the singular values by quadrature, with no small problems and with those from each size on.
-
-        The border's log determinant is computed once per node; each entry of `firsts` (outputs per axis of the
-        smallest small problem) then takes another known function off the integrand. Where a size does not
-        serve (see `growth.plan`), its entry is NaN.
-        """
-        tasks = [(torus, rule.scale * _rms(torus), node) for torus, _ in self.pieces for node in rule.ratio]
-        found = threads.each(lambda task: border_log_det(task[0], task[1] * task[2]), tasks, self.workers)
-        dets = np.array(found).reshape(len(self.pieces), len(rule.ratio))
-        totals = np.zeros(1 + len(firsts))
-        for (torus, copies), det in zip(self.pieces, dets, strict=True):
-            scale = rule.scale * _rms(torus)
-            nodes = list(zip(scale * rule.ratio, scale * rule.weight / np.pi, det, strict=True))
-            totals[0] += copies * _plain(torus, nodes)
-            for place, first in enumerate(firsts):
-                totals[1 + place] += copies * _with_small(torus, nodes, first, self.workers)
-        return [float(entry) for entry in totals]
-
-    def count_above(self, s: float) -> int:
-        """Number of singular values above s > 0: exact, unless a singular value lies within rounding of s."""
-        counts = threads.each(lambda piece: piece[1] * count_above(piece[0], s), self.pieces, self.workers)
-        return sum(counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,8 +50,126 @@ class Rule:
         return Rule((1 + u) / (1 - u), weight * 2 / (1 - u) ** 2, 0.3)
 
 
-def _rms(torus: Torus) -> float:
-    return float(np.sqrt(torus.stencil.squares / torus.stencil.rank))
+@dataclass(frozen=True, slots=True, eq=False)
+class Small:
+    """Small dense problems that, with the torus, nearly make up the spectrum of the layer (see `growth`).
+
+    bulk: weight of each singular value of the torus; parts: (weight, singular values) of each small problem.
+    """
+
+    bulk: float
+    parts: tuple[tuple[float, Array], ...]
+
+
+class Piece:
+    """One part of a layer, on its torus, `copies` times the same; with its small problems, computed once."""
+
+    def __init__(self, torus: Torus, copies: int, workers: int | None) -> None:
+        self.torus = torus
+        self.copies = copies
+        self.rms = float(np.sqrt(torus.stencil.squares / torus.stencil.rank))
+        self._workers = workers
+        self._small: dict[int, Small | None] = {}
+        self._sums: dict[tuple[int, ...], Array] = {}
+
+    def small(self, first: int) -> Small | None:
+        """The small problems from `first` outputs per axis on; None where they do not stand for the piece."""
+        if first not in self._small:
+            self._small[first] = self._solve(growth.plan(self.torus.stencil, first))
+        return self._small[first]
+
+    def _solve(self, plan: growth.Plan | None) -> Small | None:
+        if plan is None or not growth.stands_for(plan, self.torus.stencil):
+            return None
+        sizes = [tuple(axis.outputs for axis in stencil.axes) for _, stencil in plan.small]
+        new = [place for place, size in enumerate(sizes) if size not in self._sums]
+        found = threads.each(lambda place: dense.singular_values(plan.small[place][1]), new, self._workers)
+        self._sums |= {sizes[place]: values for place, values in zip(new, found, strict=True)}
+        parts = tuple((weight, self._sums[size]) for (weight, _), size in zip(plan.small, sizes, strict=True))
+        return Small(plan.bulk / prod(self.torus.grid), parts)
+
+
+class Cut:
+    """One zero-padded (or unpadded) stencil, ready for sums and counts.
+
+    Raises NumericalError where the borders are not zero, and for weights that are not finite.
+    """
+
+    def __init__(self, stencil: Stencil, workers: int | None = None) -> None:
+        if stencil.mode != "zeros":
+            raise NumericalError(
+                f"A convolution with {stencil.mode} padding is not cut out of a torus.",
+                "Use the method fft for circular padding, exact or quadrature for the others.",
+            )
+        if not np.isfinite(stencil.kernel).all():
+            raise NumericalError("The kernel holds NaN or infinite entries.", "Check the checkpoint.")
+        self.stencil = stencil
+        self.workers = workers
+        self.pieces: list[Piece] = []
+        for part, copies in stencil.split():
+            step = max(1, _BATCH // max(1, _border(part) ** 2))
+            for start in range(0, part.groups, step):
+                torus = Torus(Stencil(part.kernel[start : start + step], part.axes), workers)
+                self.pieces.append(Piece(torus, copies, workers))
+
+    @property
+    def upper(self) -> float:
+        """The largest singular value of the torus: a bound on sigma_max that always holds."""
+        return max((float(piece.torus.values.max()) for piece in self.pieces), default=0.0)
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """Sizes of small problems that stand for every piece: the largest affordable one and one below."""
+        first = min((growth.affordable(piece.torus.stencil) for piece in self.pieces), default=2)
+        sizes = [size for size in (first, first - 1) if size > 1]
+        return tuple(size for size in sizes if all(piece.small(size) for piece in self.pieces))
+
+    def total(self, fine: bool = False) -> Estimate:
+        """Sum of the singular values, with its error.
+
+        Five nodes on what two small dense problems leave over (relative error about 1e-5), or with `fine` sixteen
+        on the whole integrand (about 1e-7). The error is twice the largest difference to the same quadrature
+        with other small problems or none: it covered 98 % of 130 layers, random and trained.
+        """
+        if not self.firsts:
+            # no small problem stands for this layer: the whole integrand, and two shorter rules for the error
+            value, *others = (
+                self.sums(Rule.graded(nodes))[0] for nodes in ((16, 12, 11) if fine else (12, 8, 7))
+            )
+            return Estimate(value, max(abs(value - entry) for entry in others))
+        found = self.sums(Rule.graded(16) if fine else Rule.narrow(5), self.firsts)
+        value = found[0] if fine else found[1]
+        return Estimate(value, 2 * max(abs(value - entry) for entry in found))
+
+    def sums(self, rule: Rule, firsts: tuple[int, ...] = ()) -> list[float]:
+        """Sum of the singular values by quadrature, with no small problems and with those from each size on.
+
+        The border's log determinant is computed once per node; each entry of `firsts` (outputs per axis of the
+        smallest small problem) then takes another known function off the integrand. NaN where a size does not
+        serve (see `growth.plan`).
+        """
+        scale = rule.scale
+        tasks = [(piece.torus, scale * piece.rms * node) for piece in self.pieces for node in rule.ratio]
+        found = threads.each(lambda task: border_log_det(*task), tasks, self.workers)
+        dets = np.array(found).reshape(len(self.pieces), len(rule.ratio))
+        totals = np.zeros(1 + len(firsts))
+        for piece, det in zip(self.pieces, dets, strict=True):
+            unit = scale * piece.rms
+            nodes = list(zip(unit * rule.ratio, unit * rule.weight / np.pi, det, strict=True))
+            totals[0] += piece.copies * _plain(piece.torus, nodes)
+            for place, first in enumerate(firsts):
+                small = piece.small(first)
+                totals[1 + place] += (
+                    piece.copies * _with_small(piece.torus, small, nodes) if small else np.nan
+                )
+        return [float(entry) for entry in totals]
+
+    def count_above(self, s: float) -> int:
+        """Number of singular values above s > 0: exact, unless a singular value lies within rounding of s."""
+        counts = threads.each(
+            lambda piece: piece.copies * count_above(piece.torus, s), self.pieces, self.workers
+        )
+        return sum(counts)
 
 
 def _plain(torus: Torus, nodes: list[tuple[float, float, float]]) -> float:
@@ -137,60 +183,16 @@ def _plain(torus: Torus, nodes: list[tuple[float, float, float]]) -> float:
     return total
 
 
-def _with_small(
-    torus: Torus, nodes: list[tuple[float, float, float]], first: int, workers: int | None
-) -> float:
-    """Small dense problems, grown to size (`growth.plan`), are taken off the integrand."""
-    sites = prod(torus.grid)
-    found = growth.plan(torus.stencil, first)
-    if found is None or not growth.stands_for(found, torus.stencil, torus.count // sites):
-        return float("nan")
-    small = threads.each(lambda pair: dense.singular_values(pair[1]), found.small, workers)
-    weights = [weight for weight, _ in found.small]
-    total = found.bulk / sites * torus.sum(torus.values)
-    total += sum(weight * float(values.sum()) for weight, values in zip(weights, small, strict=True))
+def _with_small(torus: Torus, small: Small, nodes: list[tuple[float, float, float]]) -> float:
+    """Small dense problems, grown to size, are taken off the integrand."""
+    total = small.bulk * torus.sum(torus.values)
+    total += sum(weight * float(values.sum()) for weight, values in small.parts)
     for t, weight, det in nodes:
-        rest = det + (1 - found.bulk / sites) * torus.sum(np.log1p((torus.values / t) ** 2))
-        for factor, values in zip(weights, small, strict=True):
+        rest = det + (1 - small.bulk) * torus.sum(np.log1p((torus.values / t) ** 2))
+        for factor, values in small.parts:
             rest -= factor * float(np.log1p((values / t) ** 2).sum())
         total += weight * rest
     return total
-
-
-def border_log_det(torus: Torus, t: float) -> float:
-    """Sum of log(1 + sigma^2 / t^2) over A, minus the same over C: the log determinant of the border."""
-    weight = 1 / (torus.values**2 + t * t)
-    green = Green(t * t * weight, 1.0, t * torus.values * weight, -t * t * weight, -1.0)
-    border = torus.border(green)
-    total = float(np.einsum("kgb,k->", np.log(np.abs(border.eigenvalues)), torus.copies))
-    return total + sum(_log_det(block, border.outputs) for block in border.schur)
-
-
-def count_above(torus: Torus, s: float) -> int:
-    """Number of singular values of A above s, all groups."""
-    for _ in range(4):
-        gap = torus.values**2 - s * s
-        if np.abs(gap).min() <= 1e-13 * s * s:
-            s *= 1 + 1e-12
-            continue
-        weight = 1 / gap
-        border = torus.border(Green(s * weight, -1 / s, torus.values * weight, s * weight, -1 / s))
-        size = np.abs(border.eigenvalues)
-        if size.size == 0 or size.min() > 1e-11 * size.max():
-            break
-        # s sits on a singular value of the strip: the elimination has lost its digits there
-        s *= 1 + 1e-11
-    above = torus.sum(torus.values > s) - float(np.einsum("kgb,k->", border.eigenvalues > 0, torus.copies))
-    return round(above) - sum(_positive(block) for block in border.schur)
-
-
-def _first(stencil: Stencil) -> int:
-    """Outputs per axis of the smallest of the small problems: as large as a fraction of a second allows."""
-    axes = len(stencil.axes)
-    channels = min(stencil.kernel.shape[1:3])
-    budget = 1100 if stencil.groups == 1 else 400
-    affordable = int((budget / channels) ** (1 / axes)) - axes + 1
-    return max(2, min(affordable, min(axis.outputs for axis in stencil.axes) - axes))
 
 
 def _border(stencil: Stencil) -> int:
@@ -200,34 +202,3 @@ def _border(stencil: Stencil) -> int:
     outputs, inputs = stencil.kernel.shape[1:3]
     sides = sorted(axis.inputs for axis in stencil.axes)
     return int((outputs + inputs) * np.prod(sides[:-1]))
-
-
-def _log_det(block: Array, split: int) -> float:
-    """Log |det| of a symmetric [[X, Y], [Y^T, -Z]], X and Z positive definite, by two Cholesky factors."""
-    total = 0.0
-    rest = -block[split:, split:]
-    if split:
-        factor, info = lapack.dpotrf(block[:split, :split].T, lower=1, clean=0)
-        if info:
-            return float(np.linalg.slogdet(block)[1])
-        total += 2 * float(np.log(np.diag(factor)).sum())
-        if len(rest):
-            side = blas.dtrsm(1.0, factor, block[split:, :split].T, lower=1)
-            rest = rest + side.T @ side
-    if len(rest):
-        factor, info = lapack.dpotrf(rest.T, lower=1, clean=0)
-        if info:
-            return float(np.linalg.slogdet(block)[1])
-        total += 2 * float(np.log(np.diag(factor)).sum())
-    return total
-
-
-def _positive(block: Array) -> int:
-    """Number of positive eigenvalues of a symmetric matrix, by LDL^T."""
-    if len(block) == 0:
-        return 0
-    work, _ = lapack.dsytrf_lwork(len(block), lower=1)
-    factor, pivots, _ = lapack.dsytrf(block.T, lower=1, lwork=int(work))
-    alone = pivots > 0
-    # a 2 x 2 pivot is indefinite: one eigenvalue of each sign
-    return int(np.count_nonzero(np.diag(factor)[alone] > 0) + np.count_nonzero(~alone) // 2)

@@ -82,6 +82,22 @@ def of_matrix(matrix: Any) -> Array:
     return np.sort(sigma)[::-1]
 
 
+def value_errors(values: Array, side: int, relative: float = 0.0, absolute: float = PROMISE) -> Array:
+    """Errors of singular values, falling, that come from Gram matrices of side `side` and a fallback for small ones.
+
+    The fallback is right to `relative` of each value and `absolute` of the largest.
+    """
+    if len(values) == 0:
+        return values
+    top = float(values[0])
+    floor = relative * values + absolute * top
+    with np.errstate(divide="ignore"):
+        gram = (
+            2 * np.sqrt(side) * np.finfo(np.float64).eps * top**2 / values if top else np.zeros_like(values)
+        )
+    return np.asarray(np.minimum(np.maximum(gram, 1e-15 * top), floor))
+
+
 def gram_limit(side: int, tolerance: float) -> float:
     """Ratio sigma / sigma_max below which sqrt(eig(A^T A)) may be off by more than `tolerance` * sigma_max.
 

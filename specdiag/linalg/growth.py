@@ -62,8 +62,25 @@ def plan(stencil: Stencil, first: int) -> Plan | None:
     return Plan(bulk, tuple(small))
 
 
-def stands_for(found: Plan, stencil: Stencil, rank_per_site: int) -> bool:
-    """True where number and squares of the singular values add up exactly, so that the rest is small at both ends."""
-    rank = found.bulk * rank_per_site + sum(weight * part.rank for weight, part in found.small)
+def stands_for(found: Plan, stencil: Stencil) -> bool:
+    """True where number and squares of the singular values add up exactly: the rest is small at both ends then."""
+    rank = found.bulk * stencil.groups * _per_site(stencil) + sum(
+        weight * part.rank for weight, part in found.small
+    )
     squares = found.bulk * float((stencil.kernel**2).sum()) + sum(w * part.squares for w, part in found.small)
     return abs(rank - stencil.rank) < 0.5 and abs(squares - stencil.squares) < 1e-9 * stencil.squares
+
+
+def affordable(stencil: Stencil) -> int:
+    """Outputs per axis of the first small problem: as large as a fraction of a second allows, and smaller than it."""
+    axes = len(stencil.axes)
+    channels = _per_site(stencil)
+    budget = 1100 if stencil.groups == 1 else 400
+    largest = int((budget / channels) ** (1 / axes)) - axes + 1
+    return max(2, min(largest, min(axis.outputs for axis in stencil.axes) - axes))
+
+
+def _per_site(stencil: Stencil) -> int:
+    """Singular values per output position and group on a torus."""
+    phases = prod(min(axis.stride, axis.taps) for axis in stencil.axes)
+    return int(min(stencil.kernel.shape[1], stencil.kernel.shape[2] * phases))

@@ -56,9 +56,13 @@ def golub_kahan(
         # from the shorter side, so that the space is exhausted after min(m, n) steps
         found = golub_kahan(operator.T, k, operator.matmat(start), tolerance, max_pairs)
         return replace(found, left=found.right, right=found.left)
-    process = Bidiagonalisation(operator, start)
+    return grow(Bidiagonalisation(operator, start), k, tolerance, max_pairs)
+
+
+def grow(process: Bidiagonalisation, k: int, tolerance: float, max_pairs: int) -> Krylov:
+    """As `golub_kahan`, going on with a process that has been begun; its operator must not be flat (m >= n)."""
     k = min(k, process.limit)
-    limit = min(max(max_pairs, k), process.limit)
+    limit = min(max(max_pairs, k, process.pairs + 1), process.limit)
     pairs, held = np.zeros(process.rows, int), np.zeros(process.rows, int)
     earlier: list[Array] = []
     while True:

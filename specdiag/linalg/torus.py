@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+from scipy.linalg import blas
 
 from specdiag.linalg import workers as threads
 from specdiag.linalg.polyphase import Polyphase, frequencies, polyphase, symbol
@@ -58,7 +59,7 @@ class Border:
     """The border matrix after B1 is eliminated.
 
     eigenvalues: (K, G, b1) of B1's blocks, one block per frequency; schur: (G, b2, b2) Schur complement on B2,
-    outputs first, of which there are `outputs`.
+    outputs first, of which there are `outputs`; symmetric, only the lower triangle is filled in.
     """
 
     eigenvalues: Array
@@ -76,11 +77,12 @@ class Torus:
     def __init__(self, stencil: Stencil, workers: int | None = None) -> None:
         # the shortest axis first: it is the length of B2
         order = sorted(range(len(stencil.axes)), key=lambda axis: stencil.axes[axis].inputs)
+        self._order = order
         kernel = stencil.kernel.transpose(0, 1, 2, *(3 + axis for axis in order))
         self.stencil = Stencil(kernel, tuple(stencil.axes[axis] for axis in order))
         parts = polyphase(self.stencil)
         # phases of a block that no tap reads are no inputs at all
-        self.used = parts.taps.any(axis=(0, 1, 2))
+        self.used = np.asarray(parts.taps.any(axis=(0, 1, 2)))
         parts = Polyphase(parts.shifts, parts.taps[..., self.used])
         self.grid = tuple(
             max(
@@ -132,9 +134,34 @@ class Torus:
         schur = self._plane(x, y, z)
         if corner.shape[-1] and schur.shape[-1]:
             link = self._pair(x, y, z, (out.line, inside.line), (out.first, inside.first))
-            scaled = (link @ vectors) / np.sqrt(np.abs(eigenvalues))[..., None, :]
-            self._eliminate(schur, scaled, eigenvalues > 0)
+            vectors = vectors * np.sqrt(self.copies / prod(self.grid[1:]))[:, None, None, None]
+            vectors /= np.sqrt(np.abs(eigenvalues))[..., None, :]
+            self._eliminate(schur, link @ vectors, eigenvalues > 0)
         return Border(eigenvalues, schur, len(out.base))
+
+    def wave(self) -> Array:
+        """The torus's leading right singular vector, real, cut to the inputs: (G, C_in / G, *inputs)."""
+        axes = self.stencil.axes
+        top = np.unravel_index(int(self.values.argmax()), self.values.shape)
+        vector = np.zeros(self.used.size, np.complex128)
+        vector[self.used] = self.right[top[0], top[1], top[2], :, top[3]]
+        strides = [axis.stride for axis in axes]
+        vector = vector.reshape(*strides, -1)
+        waves = (top[0], *self.rest[top[1]])
+        phase = np.zeros([axis.inputs for axis in axes])
+        select = []
+        for axis, (entry, size) in enumerate(zip(axes, self.grid, strict=True)):
+            block, inner = np.divmod(np.arange(entry.inputs), entry.stride)
+            turns = 2 * np.pi * waves[axis] * block / size
+            phase = phase + turns.reshape([-1 if axis == other else 1 for other in range(len(axes))])
+            select.append(inner)
+        field = vector[np.ix_(*select)] * np.exp(1j * phase)[..., None]
+        result = np.zeros((self.values.shape[2], field.shape[-1], *phase.shape))
+        # the sum of real and imaginary part vanishes nowhere where the wave does not
+        result[top[2]] = np.moveaxis(field.real + field.imag, -1, 0)
+        return np.ascontiguousarray(
+            result.transpose(0, 1, *(2 + self._order.index(a) for a in range(len(axes))))
+        )
 
     def _slots(self) -> tuple[Array, Side, Side]:
         """Places of the other axes where something is cut away, (P, axes - 1), and the slots of both sides."""
@@ -223,23 +250,31 @@ class Torus:
         return plane
 
     def _eliminate(self, schur: Array, link: Array, positive: Array) -> None:
-        """Take link sign link^H, summed over the frequencies of the other axes, off `schur`.
+        """Take link sign link^H, summed over the frequencies of the other axes, off the lower triangle of `schur`.
 
-        link: (K, G, line slots, b1), columns scaled to |eigenvalue| 1; positive: (K, G, b1), its sign.
+        link: (K, G, line slots, b1), columns scaled to |eigenvalue| 1 and to the weight of the frequency; positive:
+        (K, G, b1), the sign.
         """
-        turns = 2 * np.pi * self.places @ (self.rest / np.array(self.grid[1:])).T
-        phase = np.exp(1j * turns) * np.sqrt(self.copies / prod(self.grid[1:]))
         base = np.concatenate([self.out.base, len(self.out.line) + self.inside.base])
         place = np.concatenate([self.out.place, self.inside.place])
+        turns = 2 * np.pi * self.places @ (self.rest / np.array(self.grid[1:])).T
         for group in range(schur.shape[0]):
+            rows = link[:, group].swapaxes(0, 1)
+            rows = (
+                rows[base]
+                if len(self.places) > 1 or len(base) != rows.shape[0]
+                else np.ascontiguousarray(rows)
+            )
+            if len(self.places) > 1:
+                # at one place only, its phase cancels
+                rows *= np.exp(1j * turns)[place][..., None]
             # real and imaginary parts side by side: for conjugate pairs of frequencies the sum is real
-            rows = (link[:, group].swapaxes(0, 1)[base] * phase[place][..., None]).view(float)
             sign = positive[:, group]
             for keep, factor in ((sign, -1.0), (~sign, 1.0)):
-                columns = _columns(rows, np.repeat(keep, 2, axis=1))
+                columns = _columns(rows.view(float), np.repeat(keep, 2, axis=1))
                 if columns.shape[1]:
-                    # A @ A.T with the same A is half the work in numpy
-                    schur[group] += factor * (columns @ columns.T)
+                    # the upper triangle of the transpose, which is the same memory
+                    blas.dsyrk(factor, columns.T, 1.0, schur[group].T, trans=1, lower=0, overwrite_c=1)
 
 
 def _svd(blocks: Array) -> tuple[Array, Array, Array]:
