@@ -74,6 +74,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=phone,
         )
+        self.settle()
 
     def dark(self, on: bool) -> None:
         """What the system prefers."""
@@ -89,8 +90,11 @@ class Browser:
         while self.run("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < deadline, self.problems
             time.sleep(0.05)
-        # figures are drawn when their place is measured
-        self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the page is laid out; figures are drawn when their place is measured."""
+        self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 150)))")
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; a promise is awaited."""

@@ -27,7 +27,8 @@ def lines(content: Content) -> Iterator[str]:
         place = f"file={_property(str(content.config))}" if content.config is not None else ""
         if verdict.rule.number <= len(places):
             place += f",line={places[verdict.rule.number - 1]}"
-        title = f"title={_property(f'specdiag {verdict.outcome}: {verdict.checkpoint} {verdict.name}')}"
+        subject = f"{verdict.checkpoint} {verdict.name}".strip()
+        title = f"title={_property(f'specdiag {verdict.outcome}: {subject}')}"
         head = ",".join(part for part in (place, title) if part)
         yield f"::{_WORDS[verdict.outcome]} {head}::{_message(verdict.text)}"
     for item in content.failures:

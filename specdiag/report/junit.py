@@ -61,9 +61,8 @@ def _add(suite: dict[tuple[str, str], _Case], verdict: Verdict, strict: bool) ->
     """One case per number: several limits on it share the case, the worst decides (verdicts come worst first)."""
     if verdict.outcome == "skipped":
         return
-    key = (verdict.name, "gate") if verdict.metric else (str(verdict.rule), "gate")
-    classname = verdict.checkpoint or "specdiag"
-    case = suite.setdefault(key, _Case(classname, verdict.name))
+    name = verdict.name if verdict.metric else str(verdict.rule)
+    case = suite.setdefault((name, "gate"), _Case(verdict.checkpoint or "specdiag", name))
     outcome = _outcome(verdict, strict)
     if outcome and not case.outcome:
         case.outcome, case.kind = outcome, verdict.outcome
