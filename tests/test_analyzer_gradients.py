@@ -163,7 +163,7 @@ def test_weights_at_he_initialisation_have_ratio_one() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(8, 32, 3, groups=2), nn.Flatten(), nn.Linear(300, 200))
     for index in (0, 2):
-        nn.init.kaiming_normal_(network[index].weight)
+        nn.init.kaiming_normal_(network[index].weight)  # type: ignore[arg-type]
     names, ratios = weight_variances(network)
     assert names == ["0", "2"]
     np.testing.assert_allclose(ratios, 1, atol=0.1)

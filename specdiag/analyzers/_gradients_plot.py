@@ -87,7 +87,9 @@ def plot_active(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
                 **look,
             )
     ax.axhline(0.5, color="black", lw=0.8, ls=(0, (1, 3)), label="half (H1)")
-    ax.set_xticks(range(len(names)), names, rotation=60 if len(names) > 6 else 30, ha="right")
+    ax.set_xticks(
+        range(len(names)), names, rotation=60 if len(names) > 6 else 30, ha="right", rotation_mode="anchor"
+    )
     ax.set_ylim(0, 1)
     ax.set_ylabel("share of active units")
     ax.set_title("Activations after each layer")

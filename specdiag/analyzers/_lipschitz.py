@@ -136,9 +136,12 @@ def _batch_norm(args: Any, kwargs: Any) -> float:
 
 
 @lru_cache(maxsize=2)
-def bounds_of(model: Model) -> Bounds:
-    """Lipschitz bounds (l2) of a model from its input space to the logits and to each layer; once per model."""
-    bounds = Bounds(norms_of(model))
+def bounds_of(model: Model, stds: bool = True) -> Bounds:
+    """Lipschitz bounds (l2) of a model from its input space to the logits and to each layer; once per model.
+
+    stds: as for `norms_of`, so that both share one computation.
+    """
+    bounds = Bounds(norms_of(model, stds))
     bounds.batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in _modules(model))
     x = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=model.dtype)
     watched = model.to_input(x).as_subclass(_Bounded)

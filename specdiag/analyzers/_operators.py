@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from specdiag.linalg import dense
-from specdiag.linalg.krylov import golub_kahan
+from specdiag.linalg import spectra
 from specdiag.linalg.layers import from_module
 from specdiag.model import Model
-from specdiag.sampling import Draws
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LINEAR = (nn.Linear, *CONVOLUTIONS)
-# all singular values of one layer where a dense problem takes at most this long
-DENSE_SECONDS = 0.6
+# exact methods for a layer where they take about so long, else an estimate of its STD
+SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class Use:
 class Norms:
     """Per use of a layer, (L,) float64, of the operator with BatchNorm folded in and without bias.
 
-    sigma_max with its error; frobenius; sigma_min (smallest of min(m, n)) and sigma_std (population STD of them), NaN
-    for a layer too large for a dense problem.
+    sigma_max with its error; frobenius; sigma_min (smallest of min(m, n)), NaN for a layer too large for it; sigma_std
+    (population STD of all of them) with its error.
     """
 
     uses: tuple[Use, ...]
@@ -49,6 +47,7 @@ class Norms:
     frobenius: Array
     sigma_min: Array
     sigma_std: Array
+    sigma_std_error: Array
 
     @property
     def names(self) -> list[str]:
@@ -90,49 +89,42 @@ def uses_of(model: Model) -> tuple[Use, ...]:
 
 
 @lru_cache(maxsize=2)
-def norms_of(model: Model) -> Norms:
-    """Norms of all uses of linear layers; computed once per model, in float64 on the CPU."""
+def norms_of(model: Model, stds: bool = True) -> Norms:
+    """Norms of all uses of linear layers; computed once per model, in float64 on the CPU.
+
+    stds: also the STD of large layers, which is what takes long (NaN for them without it).
+    """
     uses = uses_of(model)
     modules = dict(model.fast.named_modules())
-    rows = [_of(modules[use.path], use.size) for use in uses]
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 5)
-    return Norms(uses, *(table[:, column] for column in range(5)))
+    rows = [_of(modules[use.path], use.size, stds) for use in uses]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 6)
+    return Norms(uses, *(table[:, column] for column in range(6)))
 
 
-def _of(module: nn.Module, size: tuple[int, ...]) -> tuple[float, float, float, float, float]:
-    """Sigma_max, its error, Frobenius norm, sigma_min, sigma_std of one layer at one input size."""
+def _of(
+    module: nn.Module, size: tuple[int, ...], stds: bool
+) -> tuple[float, float, float, float, float, float]:
+    """Sigma_max, its error, Frobenius norm, sigma_min, sigma_std and its error of one layer at one input size."""
     weight: Any = module.weight
+    copies = 1
     if isinstance(module, nn.Linear):
-        matrix = weight.detach().double().cpu()
+        found = spectra.of_matrix(weight)
         # a linear layer on a sequence is the same matrix at every place
         copies = int(np.prod(size[:-1])) if len(size) > 1 else 1
-        return _whole(torch.linalg.svdvals(matrix).numpy(), float(matrix.square().sum()) * copies)
-    spatial = size[1:]
-    layer = from_module(module, spatial)
-    stencil = layer.stencil()
-    if dense.cost(stencil)[1] <= DENSE_SECONDS:
-        return _whole(dense.singular_values(stencil), stencil.squares)
-    held: Any = module
-    twin: Any = type(held)(
-        held.in_channels,
-        held.out_channels,
-        held.kernel_size,
-        held.stride,
-        held.padding,
-        dilation=held.dilation,
-        groups=held.groups,
-        padding_mode=held.padding_mode,
-        bias=False,
-        dtype=torch.float64,
-        **({"output_padding": held.output_padding} if layer.transposed else {}),
+    else:
+        layer = from_module(module, size[1:])
+        # a scale of the kernel is not of interest, its device is: the sums are made on the CPU
+        layer = replace(layer, weight=layer.weight.detach().cpu().double())
+        settings = spectra.Settings(seconds=SECONDS, quantiles=False)
+        if not stds and spectra.choose(layer.stencil(), settings).method not in ("exact", "fft"):
+            settings = spectra.Settings(method="krylov")
+        found = spectra.of_convolution(layer, settings)
+    known = np.isfinite(found.sigma_min.error)
+    return (
+        found.sigma_max.value,
+        found.sigma_max.error,
+        found.frobenius * copies**0.5,
+        found.sigma_min.value if known else np.nan,
+        found.std.value,
+        found.std.error if np.isfinite(found.std.error) else np.nan,
     )
-    twin.weight = nn.Parameter(weight.detach().double().cpu().contiguous(), requires_grad=False)
-    operator = from_module(twin, spatial).operator()
-    start = torch.from_numpy(Draws(0).shared_normal("operators/start", (1, operator.shape[1])))
-    found = golub_kahan(operator, 1, start)
-    return float(found.values[0, 0]), float(found.error[0, 0]), stencil.squares**0.5, np.nan, np.nan
-
-
-def _whole(values: Array, squares: float) -> tuple[float, float, float, float, float]:
-    largest = float(values[0])
-    return largest, dense.PROMISE * largest, squares**0.5, float(values[-1]), float(values.std())

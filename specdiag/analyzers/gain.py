@@ -79,7 +79,7 @@ def _perturbation_gain(model: Model, batch: Batch, options: Options) -> Arrays:
     safe = torch.where(finite[:, None, None], jacobian.matrix, 0.0)
     sigma = torch.where(finite, svd(safe).values[:, 0], torch.nan)
     total, layer, local = (torch.stack([part[k] for part in parts], 1) for k in range(3))
-    norms, bounds = norms_of(model), bounds_of(model)
+    norms, bounds = norms_of(model, True), bounds_of(model, True)
     operator = torch.from_numpy(norms.sigma_max).to(local)
     return {
         "perturbation_gain": total,
@@ -96,6 +96,7 @@ def _perturbation_gain(model: Model, batch: Batch, options: Options) -> Arrays:
         "operator_norm": norms.sigma_max,
         "operator_norm_error": norms.error,
         "sigma_std": norms.sigma_std,
+        "sigma_std_error": norms.sigma_std_error,
         "frobenius": norms.frobenius,
         "lipschitz_bound": np.array(bounds.after),
         "network_bound": np.array([np.nan if bounds.total is None else bounds.total]),
@@ -201,7 +202,9 @@ def _plot_layers(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
             places, mean[0], color=tint, marker=mark, mfc="white", ls="--", lw=1.2, label=f"{label}: random"
         )
     log_axis(ax, "y")
-    ax.set_xticks(range(len(names)), names, rotation=60 if len(names) > 6 else 30, ha="right")
+    ax.set_xticks(
+        range(len(names)), names, rotation=60 if len(names) > 6 else 30, ha="right", rotation_mode="anchor"
+    )
     ax.set_ylabel("gain of the perturbation in the layer")
     ax.set_title("Layers: mean gain and worst case")
     ax.legend(fontsize=7)
@@ -351,8 +354,9 @@ ANALYZER = Analyzer(
         ),
         "operator_norm_error": ArraySpec(_LAYER, "1", "error of the operator norm"),
         "sigma_std": ArraySpec(
-            _LAYER, "1", "STD of the layer's singular values; NaN where it is too large for all"
+            _LAYER, "1", "population STD of all singular values of the layer as an operator"
         ),
+        "sigma_std_error": ArraySpec(_LAYER, "1", "error of sigma_std"),
         "frobenius": ArraySpec(_LAYER, "1", "Frobenius norm of the layer as an operator"),
         "lipschitz_bound": ArraySpec(
             _LAYER,

@@ -105,7 +105,7 @@ def _network(model: Model, options: Options) -> Arrays:
     from specdiag.analyzers._operators import norms_of
     from specdiag.options import build_attack
 
-    norms, bounds = norms_of(model), bounds_of(model)
+    norms, bounds = norms_of(model, False), bounds_of(model, False)
     columns: dict[str, list[float]] = {key: [float("nan")] for key in ("eps", "steps", "alpha", "penalty")}
     for spec in options.attack:
         built = build_attack(spec)
@@ -172,7 +172,11 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     if any("instance_margin" in data for data in runs.values()):
         panels.append(plot_instance)
     found = {
-        str(name) for data in runs.values() if "theorem" in data.coords for name in data["theorem"].values
+        str(name)
+        for data in runs.values()
+        if "theorem" in data.coords
+        for place, name in enumerate(data["theorem"].values)
+        if (data["normalised_margin"].values[:, place] > 0).any()
     }
     panels += [
         partial(plot_normalised, theorem=name) for name in ("erm", "fgm", "pgm", "wrm") if name in found
@@ -239,7 +243,7 @@ def checks(data: xarray.Dataset) -> list[dict[str, str]]:
         reason = (
             "its bound on the gradient is not below the penalty"
             if name == "wrm"
-            else "a gradient of zero was found"
+            else "the smallest gradient found is zero, or nearly"
         )
         found.append(_checks.warning("SD326", f"The capacity term of {name} is undefined here: {reason}."))
     return found
