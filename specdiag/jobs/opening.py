@@ -113,7 +113,7 @@ def open_model(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: C
     return Model(
         network,
         tuple(data.x.shape[1:]),
-        normalisation=Normalisation(resolved.normalise, resolved.mean, resolved.std),
+        normalisation=_normalisation(resolved, coverage),
         info=info,
         device=device_of(common.device),
         dtype=DTYPES[common.dtype],
@@ -121,6 +121,14 @@ def open_model(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: C
         factory=lambda: architectures.build(spec, args),
         example=torch.from_numpy(data.x[:2]),
     )
+
+
+def _normalisation(resolved: Resolved, coverage: Any) -> Normalisation:
+    """What was said; else what the file holds beside a network that the user's code built."""
+    if not resolved.stated and resolved.normalise == "none" and coverage.normalise:
+        found = coverage.normalise
+        return Normalisation("channel", tuple(found["mean"]), tuple(found["std"]))
+    return Normalisation(resolved.normalise, resolved.mean, resolved.std)
 
 
 def make_task(model: Model, data: Data, analyzer: Analyzer, options: Any, common: Common) -> Task:

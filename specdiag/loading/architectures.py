@@ -38,6 +38,7 @@ __all__ = [
     "load_weights",
     "match",
     "network_for",
+    "normaliser",
     "parse_arch_args",
     "ready_command",
     "runs_code",
@@ -164,6 +165,20 @@ def network_for(
             load(frame, tensors, spec)
     network = build(spec, args)
     return network, load(network, tensors, spec)
+
+
+def normaliser(
+    tensors: Mapping[str, torch.Tensor], spec: str, args: Mapping[str, Any] | None = None
+) -> dict[str, list[float]] | None:
+    """{'mean', 'std'} of the input normalisation that the weights hold beside the network's own tensors.
+
+    None where there is none, where the network normalises by itself, or where the user's code would have to run.
+    """
+    frame = None if runs_code(spec) else _skeleton_or_none(spec, dict(args or {}))
+    try:
+        return None if frame is None else load(frame, tensors, spec).normalise
+    except SpecdiagError:
+        return None
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Coverage:

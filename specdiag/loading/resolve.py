@@ -37,7 +37,7 @@ class Resolved:
     """Everything needed to build the model; `architecture` is None where only weights exist.
 
     notes: lines for the user on what was taken from where. data: spec or None. input_shape: from
-    metadata or the architecture, or None.
+    metadata or the architecture, or None. stated: the normalisation was said by flag, metadata or configuration.
     """
 
     architecture: Architecture | None
@@ -48,6 +48,7 @@ class Resolved:
     input_shape: tuple[int, ...] | None
     train: Mapping[str, Any]
     notes: tuple[str, ...]
+    stated: bool = True
 
 
 def resolve(
@@ -65,6 +66,9 @@ def resolve(
         or _normalisation(_from_mapping(metadata))
         or _normalisation(_from_mapping(config))
     )
+    stated = normalisation is not None
+    if normalisation is None and architecture is not None:
+        normalisation = _beside(checkpoint, architecture, notes)
     if normalisation is None:
         free = weights_only or architecture is None or not _is_image(architecture)
         if not free:
@@ -84,7 +88,21 @@ def resolve(
         None if shape is None else tuple(int(side) for side in shape),
         dict(metadata.get("train") or {}),
         tuple(notes),
+        stated,
     )
+
+
+def _beside(
+    checkpoint: Checkpoint, architecture: Architecture, notes: list[str]
+) -> tuple[str, tuple[float, ...], tuple[float, ...]] | None:
+    """The normalisation that the file holds beside the network, as wrappers of robust training store it."""
+    found = architectures.normaliser(checkpoint.tensors, architecture.spec, architecture.args)
+    if found is None:
+        return None
+    mean, std = (tuple(round(value, 7) for value in found[key]) for key in ("mean", "std"))
+    texts = [",".join(f"{value:.6g}" for value in values) for values in (mean, std)]
+    notes.append(f"Normalisation: --mean {texts[0]} --std {texts[1]} (the file holds it beside the network).")
+    return "channel", mean, std
 
 
 def _architecture(
@@ -102,7 +120,7 @@ def _architecture(
         if spec:
             merged = dict(args) if not source else {**args, **wanted.arch_args}
             return Architecture(str(spec), merged), []
-    matches = architectures.match(checkpoint.tensors)
+    matches = architectures.match(checkpoint.tensors, architectures.hints(checkpoint.facts))
     if len(matches) == 1:
         return matches[0], [
             f"Architecture: {matches[0]} (the only known one that matches every name and shape)."
