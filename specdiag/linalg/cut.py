@@ -83,7 +83,9 @@ class Piece:
             return None
         sizes = [tuple(axis.outputs for axis in stencil.axes) for _, stencil in plan.small]
         new = [place for place, size in enumerate(sizes) if size not in self._sums]
-        found = threads.each(lambda place: dense.singular_values(plan.small[place][1]), new, self._workers)
+        found = threads.each(
+            lambda place: dense.singular_values(plan.small[place][1], refine=False), new, self._workers
+        )
         self._sums |= {sizes[place]: values for place, values in zip(new, found, strict=True)}
         parts = tuple((weight, self._sums[size]) for (weight, _), size in zip(plan.small, sizes, strict=True))
         return Small(plan.bulk / prod(self.torus.grid), parts)

@@ -27,10 +27,11 @@ def cost(stencil: Stencil) -> tuple[int, float]:
     return 24 * largest**2, sum(groups * side**3 for side, groups in sides) / _RATE
 
 
-def singular_values(stencil: Stencil, memory: float | None = None) -> Array:
+def singular_values(stencil: Stencil, memory: float | None = None, refine: bool = True) -> Array:
     """All min(m, n) singular values in falling order, each to 1e-8 of the largest.
 
-    Raises NumericalError with the bytes and the time where `memory` bytes are not enough.
+    Without `refine` the small end is left as the Gram matrix has it, off by up to 1e-7 of the largest. Raises
+    NumericalError with the bytes and the time where `memory` bytes are not enough.
     """
     size, seconds = cost(stencil)
     if memory is not None and size > memory:
@@ -41,12 +42,12 @@ def singular_values(stencil: Stencil, memory: float | None = None) -> Array:
     found = []
     for part, copies in stencil.split():
         for group in range(part.groups):
-            found.append(np.repeat(of_matrix(part.sparse(group)), copies))
+            found.append(np.repeat(of_matrix(part.sparse(group), refine), copies))
     values = np.concatenate([*found, np.zeros(stencil.count - sum(map(len, found)))])
     return np.sort(values)[::-1]
 
 
-def of_matrix(matrix: Any) -> Array:
+def of_matrix(matrix: Any, refine: bool = True) -> Array:
     """All min(m, n) singular values of a dense or sparse matrix, falling, each to 1e-8 of the largest.
 
     Gram eigenvalues first (several times faster than a dense SVD); their error grows as 1/sigma, so where the
@@ -68,7 +69,7 @@ def of_matrix(matrix: Any) -> Array:
     largest = float(values[-1])
     sigma = np.sqrt(np.maximum(values, 0.0))
     doubtful = int(np.count_nonzero(sigma < gram_limit(side, PROMISE / 4) * np.sqrt(largest)))
-    if doubtful == 0:
+    if doubtful == 0 or not refine:
         return np.asarray(sigma[::-1])
     dense = matrix.toarray() if sparse else matrix
     if side <= 512 or doubtful > side // 8:

@@ -37,7 +37,9 @@ def total(stencil: Stencil, first: int | None = None, workers: int | None = None
                 "Use the method cut or exact.",
             )
         small = {_sizes(entry): entry for plan in known for _, entry in plan.small}
-        sums = threads.each(lambda entry: float(dense.singular_values(entry).sum()), small.values(), workers)
+        sums = threads.each(
+            lambda entry: float(dense.singular_values(entry, refine=False).sum()), small.values(), workers
+        )
         sum_of = dict(zip(small, sums, strict=True))
         bulk = _bulk(part, workers)
         found = [
