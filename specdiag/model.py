@@ -81,7 +81,7 @@ class Model:
         self.device, self.dtype, self.space = torch.device(device), dtype, space
         self.factory = factory
         self.network = network.eval().requires_grad_(False).to(device=self.device, dtype=dtype)
-        self._scale = _Scale(self.normalisation, self.input_shape).to(device=self.device, dtype=dtype)
+        self._scale = Scaler(self.normalisation, self.input_shape).to(device=self.device, dtype=dtype)
         two = self._example(example)
         with torch.no_grad():
             entered = two if space == "model" else self._scale(two)
@@ -238,7 +238,9 @@ class Model:
         return example[:2].to(device=self.device, dtype=self.dtype)
 
 
-class _Scale(nn.Module):
+class Scaler(nn.Module):
+    """A `Normalisation` as a module: data space in, what the network takes out."""
+
     mean: torch.Tensor
     scale: torch.Tensor
 
@@ -259,6 +261,7 @@ class _Scale(nn.Module):
             self.register_buffer("scale", 1 / torch.tensor(std, dtype=torch.float64).reshape(shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised x, same shape."""
         if self.kind == "channel":
             return (x - self.mean) * self.scale
         if self.kind == "per-image":

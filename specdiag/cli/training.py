@@ -47,6 +47,19 @@ PLAIN: dict[str, tuple[Any, Any]] = {
         Path,
         typer.Option("--init", help="Checkpoint to start from.", metavar="CKPT", show_default=False),
     ),
+    "match_accuracy": (
+        Path,
+        typer.Option(
+            "--match-accuracy",
+            help="Pick the method's constant for the clean accuracy of this checkpoint.",
+            metavar="CKPT",
+            show_default=False,
+        ),
+    ),
+    "curves": (
+        Path,
+        typer.Option("--curves", help="Draw the training curves.", metavar="FILE", show_default=False),
+    ),
     "overwrite": (bool, typer.Option("--overwrite", help="Replace the checkpoint and start anew.")),
     "quiet": (bool, typer.Option("--quiet", "-q", help="No progress.")),
 }
@@ -160,10 +173,13 @@ def _train(method: str, given: dict[str, Any], settings: list[str], options: lis
         std=_tuple("--std", given.get("std")),
         init=Path(given["init"]) if given.get("init") else None,
         overwrite=bool(given.get("overwrite")),
+        match_accuracy=Path(given["match_accuracy"]) if given.get("match_accuracy") else None,
     )
     with ProgressBar(method, unit="steps") as bar:
         train(wanted, None if given.get("quiet") else _report(bar, wanted.settings.epochs))
     _say_result(out)
+    if given.get("curves"):
+        _draw_curves(out, Path(given["curves"]))
 
 
 def _report(bar: ProgressBar, epochs: int) -> Callable[[Any], None]:
@@ -186,6 +202,14 @@ def _say_result(out: Path) -> None:
     typer.echo(
         f"attacked accuracy: {facts['adversarial_accuracy']:.2%} ({attack.get('name')}, eps {attack.get('eps')})"
     )
+
+
+def _draw_curves(checkpoint: Path, target: Path) -> None:
+    from specdiag.loading.checkpoints import read_checkpoint
+    from specdiag.training._drawing import draw_curves
+
+    draw_curves({checkpoint.stem: read_checkpoint(checkpoint).metadata["train"]}, target)
+    typer.echo(f"curves:     {target}")
 
 
 def _tuple(flag: str, value: Any) -> tuple[float, ...]:

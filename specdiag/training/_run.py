@@ -11,7 +11,7 @@ import torch
 from specdiag.errors import CheckpointError, UsageError
 from specdiag.loading.checkpoints import read_checkpoint, save_checkpoint
 from specdiag.loading.datasets import load_data
-from specdiag.model import Normalisation, _Scale
+from specdiag.model import Normalisation, Scaler
 from specdiag.sampling import Draws
 from specdiag.training import _data, _network
 from specdiag.training._attack import radius
@@ -95,7 +95,7 @@ def train(config: TrainConfig, report: Report | None = None) -> Path:
 
 def _prepare(plan: Plan, settings: Settings, data: _data.TrainingData, device: torch.device) -> Run:
     network = _network.build(plan, settings.seed).to(device)
-    scale = _Scale(plan.normalisation, data.input_shape).to(device=device, dtype=torch.float32)
+    scale = Scaler(plan.normalisation, data.input_shape).to(device=device, dtype=torch.float32)
     channels_last = len(data.input_shape) == 3 and any(p.ndim == 4 for p in network.parameters())
     if channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
