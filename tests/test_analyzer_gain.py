@@ -13,6 +13,7 @@ from torch import nn
 import specdiag
 from specdiag.analyzers._lipschitz import bounds_of
 from specdiag.analyzers._operators import norms_of
+from specdiag.errors import ModelError
 from specdiag.loading.datasets import Data, hash_arrays
 from specdiag.model import Model, Normalisation
 
@@ -205,3 +206,12 @@ def test_layer_gains_are_those_of_the_layers_themselves(samples: Any) -> None:
     scale = 1 / model.normalisation.std[0]
     np.testing.assert_allclose(found.layer_gain[:, :, 0], scale * found.local_gain[:, :, 0], rtol=1e-9)
     assert (found.worst_case_share <= 1 + 1e-9).all()
+
+
+def test_a_network_without_linear_layers_is_told_so() -> None:
+    model = Model(nn.Sequential(nn.Tanh()), (4,), dtype=torch.float64)
+    data = data_of(np.random.default_rng(0).random((4, 4)), np.arange(4))
+    with pytest.raises(ModelError, match="no linear layer"):
+        specdiag.analyze(model, data, "gain", eps=0.1)
+    found = specdiag.analyze(model, data, "gain", of="input")
+    assert (found.gain < 1).all()

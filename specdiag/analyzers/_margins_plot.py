@@ -32,7 +32,7 @@ def plot_margins(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("margin (logit)")
     ax.set_ylabel("density over its maximum")
     ax.set_title("Margins, clean")
-    ax.legend()
+    ax.legend(fontsize=7)
 
 
 def plot_attacked(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:

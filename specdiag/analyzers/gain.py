@@ -123,6 +123,8 @@ def _gains(
     """Gain of the network (N,), of the network up to each layer (N, L) and of each layer by itself (N, L)."""
     import torch
 
+    from specdiag.errors import ModelError
+
     def length(values: torch.Tensor) -> torch.Tensor:
         norm: torch.Tensor = torch.linalg.vector_norm(values, dim=1)
         return norm
@@ -135,6 +137,8 @@ def _gains(
         up_to.append(out / step)
         # a perturbation that died before the layer has no gain there
         alone.append(torch.where(into > 0, out / into, 0.0))
+    if not up_to:
+        raise ModelError("The network has no linear layer to follow.", "Use --of input.")
     return length(moved[1] - clean[1]) / step, torch.stack(up_to, 1), torch.stack(alone, 1)
 
 
