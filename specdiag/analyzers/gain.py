@@ -15,7 +15,6 @@ from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec,
 if TYPE_CHECKING:
     import torch
     import xarray
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from specdiag.model import Model
@@ -159,92 +158,16 @@ def summarise(data: xarray.Dataset) -> Summary:
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Distribution of the input gain, and gains of perturbations layer by layer beside the operator norms."""
+    from specdiag.analyzers._gain_plot import plot_first_order, plot_inputs, plot_layers
+
     panels = []
     if any("gain" in data for data in runs.values()):
-        panels.append(_plot_inputs)
+        panels.append(plot_inputs)
     if any("local_gain" in data for data in runs.values()):
-        panels += [_plot_layers, _plot_first_order]
+        panels += [plot_layers, plot_first_order]
     figure.set_size_inches(5.6 * len(panels), 4.8)
     for ax, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(runs, ax)
-
-
-def _plot_inputs(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
-    from specdiag.analyzers._drawing import distribution
-    from specdiag.figures import log_axis
-
-    for number, (label, data) in enumerate(runs.items()):
-        if "gain" in data:
-            distribution(ax, data["gain"].values, label, number)
-    log_axis(ax, "x")
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("norm gain ||f(x)|| / ||x||")
-    ax.set_ylabel("share of samples below")
-    ax.set_title("Gain of the inputs")
-    ax.legend()
-
-
-def _plot_layers(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
-    import numpy as np
-
-    from specdiag.analyzers._drawing import mean_and_error
-    from specdiag.figures import MARKERS, colour, log_axis
-
-    names: list[str] = []
-    for number, (label, data) in enumerate(runs.items()):
-        if "local_gain" not in data:
-            continue
-        layers = [str(entry) for entry in data["layer"].values]
-        names = layers if len(layers) > len(names) else names
-        places, mean = np.arange(len(layers)), mean_and_error(data["local_gain"].values)[0]
-        tint, mark = colour(number), MARKERS[number % len(MARKERS)]
-        ax.plot(
-            places, data["operator_norm"].values, color=tint, ls=":", lw=1.2, label=f"{label}: operator norm"
-        )
-        ax.plot(places, mean[1], color=tint, marker=mark, label=f"{label}: {data['perturbation'].values[1]}")
-        ax.plot(
-            places, mean[0], color=tint, marker=mark, mfc="white", ls="--", lw=1.2, label=f"{label}: random"
-        )
-    log_axis(ax, "y")
-    ax.set_xticks(
-        range(len(names)), names, rotation=60 if len(names) > 6 else 30, ha="right", rotation_mode="anchor"
-    )
-    ax.set_ylabel("gain of the perturbation in the layer")
-    ax.set_title("Layers: mean gain and worst case")
-    ax.legend(fontsize=7)
-
-
-def _plot_first_order(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
-    from specdiag.figures import MARKERS, colour, log_axis
-
-    low, high = float("inf"), 0.0
-    for number, (label, data) in enumerate(runs.items()):
-        if "perturbation_gain" not in data:
-            continue
-        sigma, gain = data["sigma_max"].values, data["perturbation_gain"].values
-        tint, mark = colour(number), MARKERS[number % len(MARKERS)]
-        name = data["perturbation"].values[1]
-        ax.plot(sigma, gain[:, 1], ls="", marker=mark, ms=3, color=tint, alpha=0.7, label=f"{label}: {name}")
-        ax.plot(
-            sigma,
-            gain[:, 0],
-            ls="",
-            marker=mark,
-            ms=3,
-            mfc="none",
-            color=tint,
-            alpha=0.5,
-            label=f"{label}: random",
-        )
-        low, high = min(low, float(sigma.min())), max(high, float(sigma.max()))
-    if low < high:
-        ax.plot([low, high], [low, high], color="black", lw=0.9, label="largest singular value")
-    log_axis(ax, "x")
-    log_axis(ax, "y")
-    ax.set_xlabel("largest singular value of the Jacobian")
-    ax.set_ylabel("||f(x + d) - f(x)|| / ||d||")
-    ax.set_title("Gain of perturbations, whole network")
-    ax.legend(fontsize=7)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
