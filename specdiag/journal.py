@@ -184,7 +184,7 @@ def _show(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, default=str)
+    return json.dumps(value, default=str, sort_keys=True)
 
 
 @contextmanager
