@@ -61,13 +61,16 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     radius = _radius(options.attack, found, norm)
     moved = model.logits(found.x).double()
     loss = Loss("cross-entropy")
-    calm = _gradients.towards_certainty(model, batch.x, radius, norm)
+    points = [batch.x]
+    if options.attack.values.get("eps") is not None:
+        # kappa is of a ball, and an attack without eps has none
+        points += [found.x, _gradients.towards_certainty(model, batch.x, radius, norm)]
     bound = _gradients.lower_bound(logits, matrix, dual)
     gradient_norms = _gradients.all_norms(gradient)
     arrays: Arrays = {
         "loss_gradient_norm": gradient_norms,
         "logit_gradient_norm": _gradients.all_norms(matrix),
-        "kappa": _gradients.least_gradient(model, [batch.x, found.x, calm]),
+        "kappa": _gradients.least_gradient(model, points),
         "loss": loss.value(logits, labels),
         "predicted_damage": radius * gradient_norms[:, 0 if dual == 1 else 1],
         "measured_damage": loss.value(moved, labels) - loss.value(logits, labels),
