@@ -14,7 +14,9 @@ from command import run
 from conftest import ROOT
 
 from specdiag.batch import plan as plans
+from specdiag.batch.keys import Shared, names
 from specdiag.batch.settings import apply, literal, load, parse, problems
+from specdiag.cli.common import PARAMETERS
 from specdiag.errors import UsageError
 
 BASE: dict[str, Any] = {"checkpoints": ["runs/*.pt"], "data": "digits", "spectrum": {}}
@@ -189,6 +191,12 @@ def test_init_show_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     checked = run("config", "check")
     assert checked.exit_code == 2
     assert checked.stderr.count("error:") == 3
+
+
+def test_every_common_flag_is_a_key() -> None:
+    """What one command takes, a batch takes; the rest is about one run's output."""
+    output = {"out", "figure", "overwrite", "json", "quiet", "arch_arg"}
+    assert set(PARAMETERS) - output == set(names(Shared))
 
 
 def test_no_configuration_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

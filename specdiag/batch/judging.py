@@ -12,6 +12,7 @@ from specdiag.errors import ResultsError, SpecdiagError, UsageError
 from specdiag.gate.baseline import read_baseline, write_baseline
 from specdiag.gate.judge import Baseline, Verdict, judge
 from specdiag.gate.observations import Observation, observe
+from specdiag.gate.rules import Rule
 from specdiag.locks import name_of
 from specdiag.report.content import Stored
 from specdiag.store import groups, read_group
@@ -46,13 +47,17 @@ def declared(name: str) -> Any:
     return plugins.load("analyzer", name) if name in plugins.names("analyzer") else None
 
 
-def observations(results: Sequence[Stored]) -> list[Observation]:
-    """Every number that a gate can judge."""
-    return [
-        number
-        for stored in results
-        for number in observe(stored.name, stored.dataset, declared(stored.analyzer), str(stored.path))
-    ]
+def observations(results: Sequence[Stored], rules: Sequence[Rule]) -> list[Observation]:
+    """Every number that a gate can judge; rules: of which some compare with a baseline."""
+    comparing = [rule for rule in rules if rule.compares]
+
+    def numbers(stored: Stored) -> list[Observation]:
+        def compared(metric: str) -> bool:
+            return any(rule.names(stored.name, stored.analyzer, metric) for rule in comparing)
+
+        return observe(stored.name, stored.dataset, declared(stored.analyzer), str(stored.path), compared)
+
+    return [number for stored in results for number in numbers(stored)]
 
 
 def judged(settings: Settings, results: Sequence[Stored]) -> list[Verdict]:
@@ -61,7 +66,7 @@ def judged(settings: Settings, results: Sequence[Stored]) -> list[Verdict]:
     for rule in settings.rules:
         if rule.compares and rule.baseline is not None and rule.baseline not in baselines:
             baselines[rule.baseline] = _baseline(settings.inside(rule.baseline))
-    return judge(settings.rules, observations(results), baselines)
+    return judge(settings.rules, observations(results, settings.rules), baselines)
 
 
 def _baseline(path: Path) -> Baseline | str:
@@ -73,7 +78,7 @@ def _baseline(path: Path) -> Baseline | str:
 
 def make_baselines(settings: Settings, results: Sequence[Stored]) -> dict[Path, int]:
     """Write the baseline files that the comparing gates name; returns how many numbers each holds."""
-    files: dict[str, list[Any]] = {}
+    files: dict[str, list[Rule]] = {}
     for rule in settings.rules:
         if rule.compares and rule.baseline is not None:
             files.setdefault(rule.baseline, []).append(rule)
@@ -82,7 +87,7 @@ def make_baselines(settings: Settings, results: Sequence[Stored]) -> dict[Path, 
             f"No gate in {settings.file} compares with a baseline.",
             'Write [[gate]] with max_increase or max_decrease, and baseline = "baseline.json".',
         )
-    numbers = observations(results)
+    numbers = observations(results, settings.rules)
     written = {}
     for name, rules in files.items():
         chosen = [

@@ -33,7 +33,9 @@ class Shared:
     layout: Literal["nchw", "nhwc"] | None = option(None, "Axes of images in an .npz.")
     device: str = option("auto", "Where to compute.")
     dtype: Literal["float32", "float64"] = option("float32", "Precision.")
+    compile: Literal["off", "on"] = option("off", "Compile the network's passes.")
     batch_size: int | Literal["auto"] = option("auto", "Samples per chunk.", min=1)
+    max_memory: str | None = option(None, "Refuse or shrink what needs more, such as 4GB.")
     threads: int = option(1, "CPU threads of each task; part of what makes bytes equal.", min=1)
     download: bool = option(False, "Let torchvision download the data set.")
 

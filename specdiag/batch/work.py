@@ -16,6 +16,7 @@ from specdiag.batch.calls import Answer, Begun, Call, Done, Left, Listener, Parc
 from specdiag.batch.plan import Job
 from specdiag.errors import ResultsError
 from specdiag.jobs import Common, Outcome, Prepared, admit, finish, prepare, run_to_file, sheet_of
+from specdiag.jobs.memory import parse_bytes
 from specdiag.journal import differences
 from specdiag.loading.resolve import Wanted
 from specdiag.locks import lent_lock
@@ -66,6 +67,8 @@ def common_of(job: Job) -> Common:
         dtype=shared.dtype,
         space=shared.space,
         threads=shared.threads,
+        compile=shared.compile,
+        max_memory=None if shared.max_memory is None else parse_bytes(shared.max_memory),
         batch_size=None if shared.batch_size == "auto" else shared.batch_size,
     )
 

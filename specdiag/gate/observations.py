@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from specdiag.gate.alone import values_alone
 from specdiag.journal import differences
 from specdiag.schema import Analyzer, MetricSpec, Reduce
 from specdiag.store import provenance
@@ -73,21 +74,30 @@ class Observation:
 
 
 def observe(
-    checkpoint: str, dataset: xarray.Dataset, analyzer: Analyzer | None, file: str = ""
+    checkpoint: str,
+    dataset: xarray.Dataset,
+    analyzer: Analyzer | None,
+    file: str = "",
+    compared: Callable[[str], bool] = lambda metric: False,
 ) -> list[Observation]:
     """All metrics of one stored result.
 
     analyzer: its declaration, which says what each metric aggregates; None (not installed here) leaves values and
-    standard errors only.
+    standard errors only. compared: whether a metric is compared with a baseline, so that its values over samples are
+    worth looking for where no array holds them.
     """
     facts = provenance(dataset)
     origin = Origin(
         checkpoint, str(facts.get("analyzer")), facts.get("settings") or {}, *_samples(dataset, facts), file
     )
     found = []
-    for name, stored in (facts.get("metrics") or {}).items():
+    metrics = facts.get("metrics") or {}
+    alone = _alone(dataset, analyzer, [name for name in metrics if compared(name)])
+    for name, stored in metrics.items():
         spec = analyzer.metrics.get(name) if analyzer is not None else None
         rows = _rows(dataset, spec)
+        if rows is None and name in alone:
+            rows, spec = alone[name], MetricSpec("", "neither", "", f"{name} (alone)", "mean")
         for position, numbers in _entries(stored):
             values = None if rows is None else rows[position or 0]
             excluded = int(numbers.get("excluded") or 0)
@@ -110,6 +120,14 @@ def observe(
                 )
             )
     return found
+
+
+def _alone(dataset: xarray.Dataset, analyzer: Analyzer | None, wanted: Sequence[str]) -> dict[str, Values]:
+    if analyzer is None:
+        return {}
+    if not any(_rows(dataset, analyzer.metrics.get(name)) is None for name in wanted):
+        return {}
+    return {name: rows for name, rows in values_alone(analyzer, dataset).items() if name in wanted}
 
 
 @dataclass(frozen=True, slots=True)

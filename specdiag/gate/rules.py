@@ -68,11 +68,13 @@ class Rule:
         """Whether any limit needs a baseline."""
         return any(limit.compares for limit in self.limits)
 
+    def names(self, checkpoint: str, analyzer: str, metric: str) -> bool:
+        """Whether the rule is about this metric, whatever the label."""
+        return fnmatchcase(checkpoint, self.checkpoint) and fnmatchcase(f"{analyzer}.{metric}", self.metric)
+
     def matches(self, checkpoint: str, analyzer: str, metric: str, label: str | None) -> bool:
         """Whether the rule is about this number; `label` is the layer (or other label) of a metric with several values."""
-        if not fnmatchcase(checkpoint, self.checkpoint) or not fnmatchcase(
-            f"{analyzer}.{metric}", self.metric
-        ):
+        if not self.names(checkpoint, analyzer, metric):
             return False
         return self.layer is None or (label is not None and fnmatchcase(label, self.layer))
 
