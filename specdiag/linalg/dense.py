@@ -61,7 +61,8 @@ def of_matrix(matrix: Any, refine: bool = True) -> Array:
     side = gram.shape[0]
     if side == 0:
         return np.zeros(0)
-    values, _, info = scipy.linalg.lapack.dsyevd(np.asfortranarray(gram), compute_v=0, lower=1, overwrite_a=1)
+    # a symmetric matrix is its transpose, which LAPACK takes without a copy
+    values, _, info = scipy.linalg.lapack.dsyevd(gram.T, compute_v=0, lower=1, overwrite_a=1)
     if info != 0:
         raise NumericalError(
             "The eigenvalues of a Gram matrix did not converge.", "Check the weights for huge values."
@@ -71,9 +72,9 @@ def of_matrix(matrix: Any, refine: bool = True) -> Array:
     doubtful = int(np.count_nonzero(sigma < gram_limit(side, PROMISE / 4) * np.sqrt(largest)))
     if doubtful == 0 or not refine:
         return np.asarray(sigma[::-1])
-    dense = matrix.toarray() if sparse else matrix
     if side <= 512 or doubtful > side // 8:
-        return np.asarray(scipy.linalg.svdvals(dense, check_finite=False))
+        whole = matrix.toarray() if sparse else matrix
+        return np.asarray(scipy.linalg.svdvals(whole, check_finite=False))
     gram = matrix.T @ matrix
     gram = gram.toarray() if sparse else gram
     _, vectors = scipy.linalg.eigh(

@@ -16,6 +16,9 @@ from specdiag.linalg.operators import LinearOperator
 BRACKET = 2e-6
 """Width of the bracket around sigma_max, relative, that one count closes."""
 
+UNPROVED = 1e-10
+"""Stop of Lanczos where no count can prove the result: a value that it missed mostly shows up by then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Largest:
@@ -37,7 +40,7 @@ def largest(operator: LinearOperator, ranks: Ranks | None, seed: int = 0, max_pa
         operator, start = operator.T, operator.matmat(start)
     process = Bidiagonalisation(operator, start, seed)
     for tolerance in (BRACKET / 4, BRACKET / 40, BRACKET / 4000):
-        found = grow(process, 1, tolerance, max_pairs)
+        found = grow(process, 1, tolerance if ranks else UNPROVED, max_pairs)
         value = float(found.values[0, 0])
         if ranks is None or value == 0.0:
             return Largest(Estimate(value, float(found.error[0, 0])), process.pairs, False)
