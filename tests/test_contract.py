@@ -83,7 +83,10 @@ def test_attacks_are_named_like_their_file(name: str) -> None:
 def quick(name: str) -> dict[str, object]:
     """Options that do not depend on which samples are chosen: the default eps is a share of their mean norm."""
     known = {item.name for item in options.all_fields(load(name))}
-    return {"eps": 0.5} if options.takes_attack(load(name)) and "eps" in known else {}
+    attacks = [item.default for item in fields(load(name).options) if item.name in ("attack", "at")]
+    if not options.takes_attack(load(name)) or attacks in (["clean"], ["none"], [None]):
+        return {}
+    return {"eps": 0.5} if "eps" in known else {}
 
 
 @pytest.mark.parametrize("name", [n for n in ANALYZERS if load(n).kind == "sample"])
