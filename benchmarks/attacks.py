@@ -113,7 +113,9 @@ def speed(count: int, rounds: int, eps: float) -> None:
             times[name].append(time.perf_counter() - start)
     base = times["specdiag pgd-l2"]
     only = times["specdiag pgd-l2, accuracy only"]
-    print(f"{count} images, eps {eps}, {STEPS} steps, {rounds} interleaved rounds, 1 thread, torch {torch.__version__}")
+    print(
+        f"{count} images, eps {eps}, {STEPS} steps, {rounds} interleaved rounds, 1 thread, torch {torch.__version__}"
+    )
     print(f"{'':34s} samples/s   pgd-l2 is faster by   accuracy-only is faster by")
     for name, values in times.items():
         ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
@@ -125,7 +127,10 @@ def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> None:
     import foolbox
 
     x, y = images(count)
-    settings = (("pgd-l2", PgdL2, foolbox.attacks.L2PGD, 0.1), ("pgd-linf", PgdLinf, foolbox.attacks.LinfPGD, 1 / 255))
+    settings = (
+        ("pgd-l2", PgdL2, foolbox.attacks.L2PGD, 0.1),
+        ("pgd-linf", PgdLinf, foolbox.attacks.LinfPGD, 1 / 255),
+    )
     print(f"{count} images, {STEPS} steps, mean robust accuracy of {seeds} seeds, clipped to [0, 1]")
     for name in dtypes:
         dtype = getattr(torch, name)
@@ -164,7 +169,9 @@ def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("speed", "strength"))
     parser.add_argument("--images", type=int)
     parser.add_argument("--rounds", type=int, default=7)

@@ -246,6 +246,7 @@ def _subset(batch: Batch, rows: torch.Tensor) -> Batch:
         x=batch.x.index_select(0, rows),
         y=None if batch.y is None else batch.y.index_select(0, rows),
         index=batch.index[rows.cpu().numpy()],
+        real=None,
     )
     return small.padded(min(len(batch), math.ceil(len(rows) / CHUNK_MULTIPLE) * CHUNK_MULTIPLE))
 

@@ -46,9 +46,12 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     from specdiag.analyzers import _attacked, _cells, _checks, _iterations, _regression
     from specdiag.jacobian.rows import by_autograd
     from specdiag.linearise import Linearised
+    from specdiag.sampling import CHUNK_MULTIPLE
 
     eps = _eps(options)
     model = _attacked.in_double(model)
+    # no time for padding: the runner takes the rows of real samples only
+    batch = batch.unpadded().padded(min(len(batch), -(-batch.count // CHUNK_MULTIPLE) * CHUNK_MULTIPLE))
     batch = dataclasses.replace(batch, x=batch.x.double())
     _cells.require_flat(
         model,

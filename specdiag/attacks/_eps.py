@@ -49,7 +49,9 @@ def resolve_options(
         if isinstance(value, AttackSpec):
             settled: Any = _settle(value, model, facts, batches, clip, notes)
         elif isinstance(value, tuple) and any(isinstance(entry, AttackSpec) for entry in value):
-            settled = tuple(_settle(entry, model, facts, batches, clip, notes) for entry in value)
+            # an eps left out is not used where a list of them is given, and needs no words then
+            quiet: list[str] = [] if getattr(options, "eps_sweep", ()) else notes
+            settled = tuple(_settle(entry, model, facts, batches, clip, quiet) for entry in value)
         else:
             continue
         options = dataclasses.replace(options, **{item.name: settled})
