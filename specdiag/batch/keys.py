@@ -22,7 +22,7 @@ class Shared:
 
     arch: str | None = option(None, "Architecture, as --arch.")
     data: str | None = option(None, "Data: digits, FILE.npz, cifar10:ROOT, folder:ROOT, random.")
-    split: Literal["train", "test"] = option("test", "Split of the data set.")
+    split: Literal["train", "test", "both"] = option("test", "Split of the data set.")
     samples: int = option(200, "How many samples.", min=1)
     seed: int = option(0, "Seed of the choice of samples and of every draw.", min=0)
     mean: tuple[float, ...] | None = option(None, "Mean per channel, subtracted inside the model.")
