@@ -190,9 +190,7 @@ def prepare(
     header = _header(path, model, data, common)
     if model.device.type == "cpu":
         header += f", about {readable(predicted(model, analyzer, options, task.chunk))} of memory"
-    return Prepared(
-        task, header, (*checkpoint.findings, *resolved.notes, *settled)
-    )
+    return Prepared(task, header, (*checkpoint.findings, *resolved.notes, *settled))
 
 
 def _header(path: Path, model: Model, data: Data, common: Common) -> str:
