@@ -131,13 +131,13 @@ class Ranks:
         return Estimate((low + high) / 2, (high - low) / 2)
 
     def _guess(self, rank: float) -> float:
-        """Where to look for `rank`: between the nearest counts on both sides, as the torus's ranks say."""
+        """Where to look for `rank`: between the nearest counts on both sides, as the profile says."""
         points = [(0.0, self.cut.stencil.count), (self.cut.upper, 0), *self._known.items()]
         top, few = min(((s, count) for s, count in points if count <= rank), default=points[1])
         bottom, many = max((s, count) for s, count in points if count > rank)
         share = min(max((rank - few) / (many - few), 0.02), 0.98)
-        if many - few <= _NEAR:
-            # so close, the torus has few values of its own to go by
+        if many - few <= max(_NEAR, self.cut.stencil.count / 40):
+            # so close, the profile has steps of its own
             return top + share * (bottom - top)
         first, last = np.interp([top, bottom], *self._profile)
         return float(np.interp(first + share * (last - first), *_inverse(self._profile)))
