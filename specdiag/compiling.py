@@ -17,7 +17,7 @@ def compiled(network: nn.Module, example: torch.Tensor) -> tuple[nn.Module, str]
     import torch._functorch.config as settings
 
     # a graph that is run backward once per output must keep its buffers
-    settings.donated_buffer = False  # type: ignore[attr-defined]
+    settings.donated_buffer = False
     try:
         candidate: Any = torch.compile(network, dynamic=False)
         leaf = example.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
