@@ -243,6 +243,23 @@ def test_auto_with_little_time_or_memory() -> None:
     assert wide.exact > 1000 * wide.total / 60
 
 
+def test_effective_rank() -> None:
+    for name in ("plain", "strided", "grouped", "circular", "reflect"):
+        p = truth_of(EVERY[name]) / truth_of(EVERY[name]).sum()
+        expected = np.exp(-(p * np.log(p)).sum())
+        assert of_convolution(EVERY[name], Settings(method="exact")).effective_rank.value == pytest.approx(
+            expected
+        )
+        if name in LAYERS:
+            found = of_convolution(EVERY[name], Settings(method="cut")).effective_rank
+            assert found.value == pytest.approx(expected, rel=2e-3)
+            assert abs(found.value - expected) <= found.error
+        if name == "reflect":
+            found = of_convolution(EVERY[name], Settings(method="quadrature")).effective_rank
+            assert abs(found.value - expected) <= found.error
+    assert of_matrix(torch.eye(5)).effective_rank.value == pytest.approx(5)
+
+
 def test_zero_and_constant_kernels() -> None:
     zero = of_convolution(convolution(torch.zeros(2, 2, 3, 3), (9, 9), padding=1))
     assert zero.sigma_max.value == zero.std.value == zero.frobenius == 0.0

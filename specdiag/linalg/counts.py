@@ -71,20 +71,27 @@ class Ranks:
                 break
         return Ranked(best.value, best.above, made)
 
-    def quantiles(self, shares: Sequence[float], limit: int = 0) -> list[Estimate]:
+    def quantiles(
+        self, shares: Sequence[float], limit: int = 0, anchors: Sequence[float] = ()
+    ) -> list[Estimate]:
         """The values below which each share of the singular values lies, from at most `limit` counts each.
+
+        Where `anchors` are given, only those shares are counted, and the others read off between them.
 
         Without counts they are read off the profile (where there are small problems to make one); the error is what
         it changes with smaller ones or none. With counts it is the way to the nearest one.
         """
         total = self.cut.stencil.count
-        ranks = [min((1 - share) * total, total - 1.0) for share in shares]
+        ranks, counted = (
+            [min((1 - share) * total, total - 1.0) for share in chosen]
+            for chosen in (shares, anchors or shares)
+        )
         if limit == 0 and self.cut.firsts:
             others = [_profile(self.cut, first) for first in (*self.cut.firsts[1:], None)]
             return [self._read(rank, others) for rank in ranks]
         # from the middle outwards: every count helps the next guess
-        for place in sorted(range(len(ranks)), key=lambda place: abs(ranks[place] - total / 2)):
-            self.at(ranks[place], 0.001 * total, limit or 2)
+        for rank in sorted(counted, key=lambda rank: abs(rank - total / 2)):
+            self.at(rank, 0.001 * total, limit or 2)
         found = []
         for rank in ranks:
             value = self._guess(rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,6 +16,11 @@ class Estimate:
     def __truediv__(self, divisor: float) -> Estimate:
         """Both divided by a number."""
         return Estimate(self.value / divisor, self.error / abs(divisor))
+
+
+def effective_rank(total: float, logs: float) -> float:
+    """Exp of the entropy of p = sigma / sum sigma (Roy and Vetterli), from sum sigma and sum sigma log sigma."""
+    return math.exp(math.log(total) - logs / total) if total > 0 else 0.0
 
 
 def mean_and_std(total: Estimate, squares: float, count: int) -> tuple[Estimate, Estimate]:

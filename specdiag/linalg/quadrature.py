@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import xlogy
 
 from specdiag.linalg.bidiagonal import Bidiagonalisation
-from specdiag.linalg.estimate import Estimate
+from specdiag.linalg.estimate import Estimate, effective_rank
 from specdiag.linalg.operators import LinearOperator
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,13 +23,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quadrature:
-    """total: sum of the singular values; values and weights: (N, steps) nodes of each probe, weights that sum to 1.
+    """What the probes say.
 
-    The error of `total` is 2.5 standard errors over the probes (two, for as few as 16 probes) plus what halving the
-    steps changes.
+    total: sum of the singular values, with an error of 2.5 standard errors over the probes (two, for as few as 16
+    probes) plus what halving the steps changes; rank: their effective rank; values and weights: (N, steps) nodes
+    of each probe, and weights that sum to 1.
     """
 
     total: Estimate
+    rank: Estimate
     values: Array
     weights: Array
 
@@ -52,7 +55,13 @@ def lanczos(
     shorter, _ = _with_control(*_nodes(process, max(1, process.pairs // 2)), n, squares)
     # all steps there are leave no truncation to measure
     truncation = abs(total - shorter) if process.pairs < n else 0.0
-    return Quadrature(Estimate(total, 2.5 * error + truncation), values, weights)
+    logs = n * (weights * xlogy(values, values)).sum(1)
+    ranks = [
+        effective_rank(float(a), float(b)) for a, b in zip(n * (weights * values).sum(1), logs, strict=True)
+    ]
+    spread = float(np.std(ranks, ddof=1)) / len(ranks) ** 0.5 if len(ranks) > 1 else float("inf")
+    rank = Estimate(float(np.mean(ranks)), 2.5 * spread)
+    return Quadrature(Estimate(total, 2.5 * error + truncation), rank, values, weights)
 
 
 def _nodes(process: Bidiagonalisation, pairs: int) -> tuple[Array, Array]:

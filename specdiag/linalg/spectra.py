@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.special import xlogy
 
 from specdiag.errors import NumericalError, UsageError
 from specdiag.linalg import circular, cost, dense, extrapolate, quadrature
 from specdiag.linalg.counts import Ranks
 from specdiag.linalg.cut import Cut
-from specdiag.linalg.estimate import Estimate, mean_and_std
+from specdiag.linalg.estimate import Estimate, effective_rank, mean_and_std
 from specdiag.linalg.largest import largest
 from specdiag.linalg.layers import Convolution
 from specdiag.linalg.operators import LinearOperator
@@ -25,7 +26,7 @@ Method = Literal["auto", "fft", "cut", "exact", "krylov", "power", "extrapolate"
 
 UNKNOWN = Estimate(float("nan"), float("inf"))
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Quantiles that are given for every spectrum."""
+"""Quantiles that are given where no others are asked for, and that `fine` proves by counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,9 @@ class Settings:
     """How spectra are computed.
 
     method: see the files of this folder. seconds: about how long `auto` may take for one layer on one core;
-    memory: bytes any method may take. quantiles: exact ranks by counting (`cut`), else as the torus has
-    them. fine: sums to 1e-7 rather than 1e-5 (`cut`). workers: threads (default: torch's number).
+    memory: bytes any method may take. quantiles: also quantiles, at `shares`, and sigma_min. fine: sums to 1e-7
+    rather than 1e-5, sigma_min to 1 % rather than 20 %, exact ranks (`cut`). steps: of `power`. workers:
+    threads (default: torch's number).
     """
 
     method: Method = "auto"
@@ -42,6 +44,7 @@ class Settings:
     memory: float = 8e9
     quantiles: bool = True
     fine: bool = False
+    shares: tuple[float, ...] = SHARES
     steps: int = 100
     seed: int = 0
     workers: int | None = None
@@ -51,9 +54,10 @@ class Settings:
 class LayerSpectrum:
     """What is known of the singular values of one (m, n) operator; `UNKNOWN` where the method does not tell.
 
-    method: the one that was taken; count: min(m, n), number of singular values; mean, std (population): over all
-    of them; frobenius: exact; values: all of them, falling, where the method gives them; quantiles: one for each
-    of `SHARES`; pairs: products with A and with A^T, `counts`: inertia counts that were spent.
+    method: the one that was taken; mean, std (population): over all `count` of them; frobenius: exact;
+    effective_rank: exp of the entropy of sigma / sum sigma; quantiles: one for each of the settings' `shares`;
+    values: all of them, falling, where the method gives them; pairs: products with A and with A^T, counts:
+    inertia counts that were spent.
     """
 
     method: str
@@ -63,6 +67,7 @@ class LayerSpectrum:
     mean: Estimate
     std: Estimate
     frobenius: float
+    effective_rank: Estimate
     quantiles: tuple[Estimate, ...]
     values: Array | None = None
     pairs: int = 0
@@ -85,7 +90,7 @@ def of_convolution(layer: Convolution, settings: Settings | None = None) -> Laye
     if not np.isfinite(stencil.kernel).all():
         raise NumericalError("The kernel holds NaN or infinite entries.", "Check the checkpoint.")
     if stencil.squares == 0.0:
-        return of_values(np.zeros(stencil.count), stencil.shape, "exact", 0.0)
+        return of_values(np.zeros(stencil.count), stencil.shape, "exact", 0.0, chosen.shares)
     if chosen.method == "auto":
         chosen = choose(stencil, chosen)
     double = replace(
@@ -94,15 +99,14 @@ def of_convolution(layer: Convolution, settings: Settings | None = None) -> Laye
     return _METHODS[chosen.method](stencil, double.operator(), chosen)
 
 
-def of_matrix(matrix: torch.Tensor) -> LayerSpectrum:
-    """The spectrum of a linear layer's weight (m, n), every value."""
+def of_matrix(matrix: torch.Tensor, settings: Settings | None = None) -> LayerSpectrum:
+    """The spectrum of a linear layer's weight (m, n), every value. Raises NumericalError for NaN."""
+    shares = (settings or Settings()).shares
     array = matrix.detach().double().cpu().numpy()
     if not np.isfinite(array).all():
         raise NumericalError("The matrix holds NaN or infinite entries.", "Check the checkpoint.")
-    side = min(array.shape)
-    return of_values(
-        dense.of_matrix(array), (array.shape[0], array.shape[1]), "exact", float((array**2).sum()), side
-    )
+    squares = float((array**2).sum())
+    return of_values(dense.of_matrix(array), array.shape, "exact", squares, shares, min(array.shape))
 
 
 def of_values(
@@ -110,6 +114,7 @@ def of_values(
     shape: tuple[int, int],
     method: str,
     squares: float,
+    shares: tuple[float, ...] = SHARES,
     side: int = 1,
     promise: tuple[float, float] = (0.0, dense.PROMISE),
 ) -> LayerSpectrum:
@@ -119,8 +124,9 @@ def of_values(
     mean, _ = mean_and_std(total, squares, len(values))
     # from the values themselves: the STD of equal values is zero, not what is left of a subtraction
     std = Estimate(float(values.std()), float(error.max()))
-    place = [min(int((1 - share) * len(values)), len(values) - 1) for share in SHARES]
-    levels = np.quantile(values, SHARES)
+    place = [min(int((1 - share) * len(values)), len(values) - 1) for share in shares]
+    levels = np.quantile(values, shares)
+    rank = effective_rank(total.value, float(xlogy(values, values).sum()))
     return LayerSpectrum(
         method,
         shape,
@@ -129,6 +135,7 @@ def of_values(
         mean,
         std,
         squares**0.5,
+        Estimate(rank, 1e-6 * rank),
         tuple(Estimate(float(level), float(error[at])) for level, at in zip(levels, place, strict=True)),
         values,
     )
@@ -159,7 +166,7 @@ def choose(stencil: Stencil, settings: Settings) -> Settings:
 def _exact(stencil: Stencil, operator: LinearOperator, settings: Settings) -> LayerSpectrum:
     values = dense.singular_values(stencil, settings.memory)
     side = max(min(part.shape) // part.groups for part, _ in stencil.split())
-    return of_values(values, stencil.shape, "exact", stencil.squares, side)
+    return of_values(values, stencil.shape, "exact", stencil.squares, settings.shares, side)
 
 
 def _fft(stencil: Stencil, operator: LinearOperator, settings: Settings) -> LayerSpectrum:
@@ -170,7 +177,8 @@ def _fft(stencil: Stencil, operator: LinearOperator, settings: Settings) -> Laye
         )
     values = circular.singular_values(stencil, settings.workers)
     rank = min(stencil.kernel.shape[1], stencil.kernel.shape[2] * 2 ** len(stencil.axes))
-    return of_values(values, stencil.shape, "fft", stencil.squares, rank, (circular.TOLERANCE, 1e-12))
+    promise = (circular.TOLERANCE, 1e-12)
+    return of_values(values, stencil.shape, "fft", stencil.squares, settings.shares, rank, promise)
 
 
 def _cut(stencil: Stencil, operator: LinearOperator, settings: Settings) -> LayerSpectrum:
@@ -178,9 +186,10 @@ def _cut(stencil: Stencil, operator: LinearOperator, settings: Settings) -> Laye
     mean, std = mean_and_std(cut.total(settings.fine), stencil.squares, stencil.count)
     ranks = Ranks(cut)
     top = largest(operator, ranks, settings.seed)
-    smallest, quantiles = UNKNOWN, tuple(UNKNOWN for _ in SHARES)
+    smallest, quantiles = UNKNOWN, (UNKNOWN,) * len(settings.shares)
     if settings.quantiles:
-        quantiles = tuple(ranks.quantiles(SHARES, 6 if settings.fine else 0))
+        limit, anchors = (6, SHARES) if settings.fine else (0, ())
+        quantiles = tuple(ranks.quantiles(settings.shares, limit, anchors))
         smallest = ranks.smallest(0.01 if settings.fine else 0.2)
     return LayerSpectrum(
         "cut",
@@ -190,6 +199,7 @@ def _cut(stencil: Stencil, operator: LinearOperator, settings: Settings) -> Laye
         mean,
         std,
         stencil.squares**0.5,
+        cut.effective_rank(),
         quantiles,
         None,
         top.pairs,
@@ -208,7 +218,9 @@ def _extrapolate(stencil: Stencil, operator: LinearOperator, settings: Settings)
 
 def _quadrature(stencil: Stencil, operator: LinearOperator, settings: Settings) -> LayerSpectrum:
     found = quadrature.lanczos(operator, stencil.squares, seed=settings.seed)
-    return _partial("quadrature", stencil, operator, settings, found.total)
+    return replace(
+        _partial("quadrature", stencil, operator, settings, found.total), effective_rank=found.rank
+    )
 
 
 def _krylov(stencil: Stencil, operator: LinearOperator, settings: Settings) -> LayerSpectrum:
@@ -222,10 +234,22 @@ def _partial(
     if total is not UNKNOWN:
         mean, std = mean_and_std(total, stencil.squares, stencil.count)
     top = largest(operator, None, settings.seed)
-    nothing = tuple(UNKNOWN for _ in SHARES)
+    return _only_top(method, stencil, top.sigma, top.pairs, settings, mean, std)
+
+
+def _only_top(
+    method: str,
+    stencil: Stencil,
+    top: Estimate,
+    pairs: int,
+    settings: Settings,
+    mean: Estimate = UNKNOWN,
+    std: Estimate = UNKNOWN,
+) -> LayerSpectrum:
+    nothing = (UNKNOWN,) * len(settings.shares)
     frobenius = stencil.squares**0.5
     return LayerSpectrum(
-        method, stencil.shape, top.sigma, UNKNOWN, mean, std, frobenius, nothing, None, top.pairs
+        method, stencil.shape, top, UNKNOWN, mean, std, frobenius, UNKNOWN, nothing, None, pairs
     )
 
 
@@ -239,20 +263,8 @@ def _power(stencil: Stencil, operator: LinearOperator, settings: Settings) -> La
         sizes = tuple(axis.stride * (axis.outputs + axis.taps * axis.dilation) for axis in stencil.axes)
         around = circular.by_frequency(circular.torus(stencil, sizes), settings.workers)[0]
         error = float(around.max()) - value
-    nothing = tuple(UNKNOWN for _ in SHARES)
-    pairs = int(found.values.shape[1])
-    return LayerSpectrum(
-        "power",
-        stencil.shape,
-        Estimate(value, max(error, 1e-15 * value)),
-        UNKNOWN,
-        UNKNOWN,
-        UNKNOWN,
-        stencil.squares**0.5,
-        nothing,
-        None,
-        pairs,
-    )
+    top = Estimate(value, max(error, 1e-15 * value))
+    return _only_top("power", stencil, top, int(found.values.shape[1]), settings)
 
 
 _METHODS: dict[str, Callable[[Stencil, LinearOperator, Settings], LayerSpectrum]] = {
