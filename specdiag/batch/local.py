@@ -91,6 +91,10 @@ class Pool:
             if news is not None:
                 return news
 
+    def workers(self) -> list[int]:
+        """Process ids of the workers that are alive."""
+        return [worker.pid for worker in self._workers]
+
     def close(self) -> None:
         """End all workers."""
         for worker in self._workers:
@@ -132,6 +136,10 @@ class _Worker:
             [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
         )
         threading.Thread(target=self._read, args=(inbox,), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def take(self, call: Call, tries: int) -> None:
         self.task = (call, tries)

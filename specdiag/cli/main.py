@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from specdiag import plugins
-from specdiag.cli import analyzers, batch, configuring, gating, inspecting, reporting, results, training
+from specdiag.cli import (
+    analyzers,
+    batch,
+    comparing,
+    configuring,
+    gating,
+    inspecting,
+    reporting,
+    results,
+    training,
+)
 from specdiag.cli.ending import guarded, take_debug_flag
 
 EPILOG = (
@@ -66,6 +76,7 @@ def _register() -> None:
     )
     app.command("gate", rich_help_panel="Many checkpoints and CI")(gating.gate)
     app.command("report", rich_help_panel="Many checkpoints and CI")(reporting.report)
+    app.command("compare", rich_help_panel="Files")(comparing.compare)
     app.command("batch", rich_help_panel="Many checkpoints and CI")(batch.batch)
     app.add_typer(configuring.app, name="config", rich_help_panel="Many checkpoints and CI")
 

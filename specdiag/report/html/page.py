@@ -21,6 +21,9 @@ _WORDS = {
     "skipped": "skipped",
 }
 
+# longer lists, such as training curves, are cut in the settings
+_LISTED = 8
+
 
 def gates(content: Content, links: Mapping[tuple[str, str], str]) -> str:
     """The section of the gates, worst first; links: settings of (checkpoint, analyzer)."""
@@ -210,7 +213,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(entry, Mapping) and entry:
             yield from _flat(entry, f"{prefix}{key}.")
         elif entry not in (None, "", [], {}):
-            yield f"{prefix}{key}", entry if isinstance(entry, str) else json.dumps(entry)
+            if isinstance(entry, list) and len(entry) > _LISTED:
+                yield f"{prefix}{key}", f"{json.dumps(entry[:_LISTED])[:-1]}, ...] ({len(entry)} values)"
+            else:
+                yield f"{prefix}{key}", entry if isinstance(entry, str) else json.dumps(entry)
 
 
 def table(titles: Sequence[str], rows: str, identity: str = "", plain: Sequence[int] = ()) -> str:
