@@ -119,6 +119,21 @@ def test_steps_need_an_attack_that_takes_some() -> None:
             measured(model, batch, attack=AttackSpec(name, {"eps": 0.1}), steps_sweep=3)
 
 
+def test_large_jacobians_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dominant vectors from products are those of the matrix."""
+    from specdiag.attacks import _dominant
+
+    model = trained_model(torch.float64)
+    batch = digits_batch(model, 8)
+    whole = measured(model, batch, random_network=False)
+    assert measured(model, batch, random_network=False, top=3).cosine.shape == (8, 3)
+    monkeypatch.setattr(_dominant, "LARGE", 1)
+    monkeypatch.setattr(_dominant, "by_autograd", None)
+    few = measured(model, batch, random_network=False, top=3)
+    assert np.allclose(few.singular_values, whole.singular_values[:, :3], rtol=1e-8)
+    assert np.allclose(few.cosine, whole.cosine[:, :3], atol=1e-5)
+
+
 class _Half(torch.nn.Module):
     """A ReLU that is off where the first input is negative: no gradient there."""
 

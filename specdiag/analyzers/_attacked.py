@@ -57,15 +57,17 @@ def attacked(
             f"{type(attack).__name__} takes no steps that could be followed.",
             "Use --attack pgd-l2 or pgd-linf.",
         )
-    dead = torch.zeros(len(batch), dtype=torch.bool, device=batch.x.device)
     if hasattr(attack, "run"):
-        found: Outcome = attack.run(model, batch, stop=stop, observe=observe)
-        x, dead = found.x, found.dead
-    else:
-        x = attack.perturb(model, batch)
-    offset = (x.double() - batch.x.double()).flatten(1)
+        return details(attack.run(model, batch, stop=stop, observe=observe), batch)
+    none = torch.zeros(len(batch), dtype=torch.bool, device=batch.x.device)
+    return details(Outcome(attack.perturb(model, batch), none, none.long()), batch)
+
+
+def details(found: Outcome, batch: Batch) -> Attacked:
+    """What became of every sample of a batch."""
+    offset = (found.x.double() - batch.x.double()).flatten(1)
     norm = torch.linalg.vector_norm(offset, dim=1)
-    return Attacked(x, offset, norm, ~dead & torch.isfinite(norm) & (norm > 0), dead)
+    return Attacked(found.x, offset, norm, ~found.dead & torch.isfinite(norm) & (norm > 0), found.dead)
 
 
 def iterates(attack: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
 from specdiag.analyzers import _attacked, _cells, _paths
+from specdiag.attacks._dominant import Leading, is_large, leading
 from specdiag.attacks._eps import norm_of
 from specdiag.attacks._gradient import pull_back
 from specdiag.attacks._losses import Loss
@@ -26,23 +28,22 @@ def unit(offset: torch.Tensor, usable: torch.Tensor, batch: Batch) -> torch.Tens
     return torch.where(usable[:, None], scaled, torch.nan).reshape(batch.x.shape).to(batch.x.dtype)
 
 
-def dominant(model: Model, batch: Batch, matrix: torch.Tensor, attack: Any) -> torch.Tensor:
+def dominant(model: Model, batch: Batch, found: Leading, attack: Any) -> torch.Tensor:
     """The dominant right singular vector, with the sign along which the loss rises."""
-    finite = torch.isfinite(matrix).flatten(1).all(1) & (matrix != 0).flatten(1).any(1)
-    right = svd(torch.where(finite[:, None, None], matrix, 0.0), top=1).right
-    if right is None:
-        raise TypeError("svd returns vectors when asked for them")
-    vector = right[:, :, 0]
+    vector = found.right[:, :, 0]
     if model.outputs > 1:
         labels = labels_of(getattr(attack, "label", "true"), model, batch)
         gradient = pull_back(model.forward, batch.x, Loss("cross-entropy"), labels)
         slope = (gradient.v.double().flatten(1) * vector).sum(1, keepdim=True)
         vector = torch.where(slope < 0, -vector, vector)
-    return unit(vector, finite, batch)
+    return unit(vector, found.sound, batch)
 
 
-def largest(matrix: torch.Tensor) -> torch.Tensor:
-    """Largest singular value of each matrix, (N,), NaN where it is not finite."""
+def largest(model: Model, batch: Batch, x: torch.Tensor) -> torch.Tensor:
+    """Largest singular value of the logits' J at x, (N,), NaN where it is not finite."""
+    if is_large(model):
+        return leading(model, dataclasses.replace(batch, x=x), 1).values[:, 0]
+    matrix = by_autograd(model, x).matrix
     finite = torch.isfinite(matrix).flatten(1).all(1)
     values = svd(torch.where(finite[:, None, None], matrix, 0.0)).values[:, 0]
     return torch.where(finite, values, torch.nan)
@@ -94,7 +95,7 @@ class Ray:
             if adapted is not None:
                 passed = torch.zeros_like(passed)
             if self.sigma:
-                columns["sigma_max"].append(largest(by_autograd(self.model, x).matrix))
+                columns["sigma_max"].append(largest(self.model, self.batch, x))
         return {name: torch.stack(column, 1) for name, column in columns.items()}
 
 

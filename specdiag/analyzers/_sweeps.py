@@ -14,7 +14,7 @@ from specdiag.analyzers import _attacked
 from specdiag.attacks._ball import norms
 from specdiag.attacks._eps import EPS_LINF, SHARE_L2, norm_of
 from specdiag.attacks._losses import Loss
-from specdiag.attacks._run import labels_of
+from specdiag.attacks._run import Ray, along, labels_of
 from specdiag.errors import UsageError
 from specdiag.model import Model
 from specdiag.options import load_attack
@@ -81,6 +81,7 @@ class Sweep:
         self.answers = self.logits.argmax(1)
         self.labels = labels_of("true", model, batch)
         self.correct = self.answers == self.labels
+        self.rays: dict[tuple[str, str | None], Ray] = {}
         self.clean_loss = CROSS_ENTROPY.value(self.logits, self.labels)
 
     def ball(self, spec: AttackSpec) -> Arrays:
@@ -192,7 +193,9 @@ class Sweep:
             # one number where all are equal: cheaper, and foreign attacks take no other
             eps = float(eps[0]) if bool((eps == eps[0]).all()) else eps
         attack = _attacked.attack_of(spec, clip=self.options.clip, eps=eps, label=label)
-        found = _attacked.attacked(attack, self.model, part, stop=stop)
+        found = self._on_ray(spec, attack, label, part, rows)
+        if found is None:
+            found = _attacked.attacked(attack, self.model, part, stop=stop)
         logits = self.model.logits(found.x).double()
         count = len(rows)
         answers, labels = logits.argmax(1), labels_of("true", self.model, part)
@@ -207,6 +210,22 @@ class Sweep:
             (known & torch.isfinite(logits).all(1))[:count],
             (found.x - part.x)[:count].double(),
         )
+
+    def _on_ray(
+        self, spec: AttackSpec, attack: Any, label: str | None, part: Batch, rows: torch.Tensor
+    ) -> _attacked.Attacked | None:
+        """The points of an attack that goes along one line for every eps, from the line drawn once."""
+        if not hasattr(attack, "ray"):
+            return None
+        key = (str(spec), label)
+        if key not in self.rays:
+            self.rays[key] = attack.ray(self.model, self.batch)
+        whole = self.rays[key]
+        # the part may end in copies of its last sample
+        places = torch.cat([rows, rows[-1:].expand(len(part) - len(rows))])
+        ray = Ray(whole.unit[places], whole.dead[places], whole.two_sided)
+        norm = norm_of(spec) or "l2"
+        return _attacked.details(along(attack, str(spec), norm, ray, self.model, part), part)
 
 
 _COLUMNS = ("fooled", "changed", "loss", "perturbation_norm", "radius")

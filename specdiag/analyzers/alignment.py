@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from specdiag.attacks._dominant import Leading
     from specdiag.model import Model
     from specdiag.sampling import Batch
 
@@ -30,55 +31,43 @@ class Options:
     eps_sweep: tuple[float, ...] = option(
         (), "Also |cos| with the dominant vector at these eps.", above=0, increasing=True
     )
+    top: int = option(0, "Only the k dominant vectors, without building J where it is large; 0: all.", min=0)
     steps_sweep: int | None = option(None, "Also the directions after 1 to k attack steps.", min=1)
 
 
 def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     """|cosine| of perturbations with every singular vector, and the controls; see `ANALYZER.arrays`."""
     from specdiag.analyzers import _attacked, _checks
-    from specdiag.jacobian.rows import by_autograd
+    from specdiag.attacks._dominant import leading
 
     attack = _attacked.attack_of(options.attack, clip=options.clip)
     found = _attacked.attacked(attack, model, batch)
-    jacobian = by_autograd(model, batch.x)
-    values, left, right, finite = _vectors(jacobian.matrix)
-    cosine = _cosines(found, right, finite)
+    count = options.top or min(model.outputs, model.inputs)
+    top = leading(model, batch, count)
+    cosine = _cosines(found, top.right, top.sound)
     random = _attacked.random_directions(batch, "alignment/random").double().flatten(1)
     arrays: Arrays = {
         "cosine": cosine,
-        "random_cosine": _absolute(random, right, finite),
+        "random_cosine": _absolute(random, top.right, top.sound),
         "subspace_energy": cosine.square().cumsum(1),
-        "singular_values": values,
+        "singular_values": top.values,
         "dominant_cosine": cosine[:, 0],
         "random_expectation": cosine.new_full((len(cosine),), _attacked.expected_cosine(model.inputs)),
         "perturbation_norm": found.norm,
         "usable": found.usable,
-        "near_kink": jacobian.near_kink,
+        "near_kink": top.near_kink,
         "outside_range": _attacked.outside_share(found.x, batch, model),
-        **_checks.output_facts(jacobian.outputs),
+        **_checks.output_facts(top.outputs),
     }
     if batch.y is not None:
         arrays["fooled"] = model.logits(found.x).argmax(1) != batch.y
     if options.random_network:
-        arrays |= _random_network(model, batch, attack, found)
+        arrays |= _random_network(model, batch, attack, found, count)
     if options.eps_sweep:
-        arrays |= _eps_sweep(model, batch, options, right, finite)
+        arrays |= _eps_sweep(model, batch, options, top)
     if options.steps_sweep is not None:
-        arrays |= _steps_sweep(model, batch, options, left, right, finite)
+        arrays |= _steps_sweep(model, batch, options, top)
     return arrays
-
-
-def _vectors(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Singular values (N, R), left (N, K, R) and right (N, D, R) vectors, and which samples have them."""
-    import torch
-
-    from specdiag.linalg.svd import svd
-
-    finite = torch.isfinite(matrix).flatten(1).all(1) & (matrix != 0).flatten(1).any(1)
-    found = svd(torch.where(finite[:, None, None], matrix, 0.0), top=min(matrix.shape[1:]))
-    if found.left is None or found.right is None:
-        raise TypeError("svd returns vectors when asked for them")
-    return torch.where(finite[:, None], found.values, torch.nan), found.left, found.right, finite
 
 
 def _absolute(offset: torch.Tensor, vectors: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
@@ -94,25 +83,23 @@ def _cosines(found: Any, right: torch.Tensor, finite: torch.Tensor) -> torch.Ten
     return _absolute(found.offset, right, finite & found.usable)
 
 
-def _random_network(model: Model, batch: Batch, attack: Any, found: Any) -> Arrays:
+def _random_network(model: Model, batch: Batch, attack: Any, found: Any, count: int) -> Arrays:
     """The network's perturbations in the random network's vectors, and the random network's own."""
     from specdiag.analyzers import _attacked
-    from specdiag.jacobian.rows import by_autograd
+    from specdiag.attacks._dominant import leading
 
     twin = _attacked.twin_of(model, batch.draws.seed)
     if twin is None:
         return {}
-    _, _, right, finite = _vectors(by_autograd(twin, batch.x).matrix)
+    top = leading(twin, batch, count)
     own = _attacked.attacked(attack, twin, batch)
     return {
-        "random_network_cosine": _cosines(found, right, finite),
-        "random_self_cosine": _cosines(own, right, finite),
+        "random_network_cosine": _cosines(found, top.right, top.sound),
+        "random_self_cosine": _cosines(own, top.right, top.sound),
     }
 
 
-def _eps_sweep(
-    model: Model, batch: Batch, options: Options, right: torch.Tensor, finite: torch.Tensor
-) -> Arrays:
+def _eps_sweep(model: Model, batch: Batch, options: Options, top: Leading) -> Arrays:
     import torch
 
     from specdiag.analyzers import _attacked
@@ -121,21 +108,14 @@ def _eps_sweep(
     for eps in options.eps_sweep:
         attack = _attacked.attack_of(options.attack, clip=options.clip, eps=eps)
         found = _attacked.attacked(attack, model, batch)
-        columns.append(_cosines(found, right[:, :, :1], finite)[:, 0])
+        columns.append(_cosines(found, top.right[:, :, :1], top.sound)[:, 0])
     return {
         "eps_cosine": torch.stack(columns, 1),
         "eps": torch.tensor(options.eps_sweep, dtype=torch.float64),
     }
 
 
-def _steps_sweep(
-    model: Model,
-    batch: Batch,
-    options: Options,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    finite: torch.Tensor,
-) -> Arrays:
+def _steps_sweep(model: Model, batch: Batch, options: Options, top: Leading) -> Arrays:
     """Gradient direction v_k, perturbation and logit direction u_k after each step of one attack."""
     import dataclasses
 
@@ -150,11 +130,11 @@ def _steps_sweep(
     gradients, moved, logits = [], [], []
 
     def observe(number: int, points: torch.Tensor, gradient: Any) -> None:
-        usable = finite & gradient.usable
-        gradients.append(_absolute(gradient.v.double().flatten(1), right[:, :, :1], usable)[:, 0])
+        usable = top.sound & gradient.usable
+        gradients.append(_absolute(gradient.v.double().flatten(1), top.right[:, :, :1], usable)[:, 0])
         offset = (points.double() - batch.x.double()).flatten(1)
-        moved.append(_absolute(offset, right[:, :, :1], usable)[:, 0])
-        logits.append(_absolute(gradient.direction, left, usable))
+        moved.append(_absolute(offset, top.right[:, :, :1], usable)[:, 0])
+        logits.append(_absolute(gradient.direction, top.left, usable))
 
     _attacked.attacked(attack, model, batch, observe=observe)
     return {
@@ -377,5 +357,5 @@ ANALYZER = Analyzer(
     table=table,
     sentence=sentence,
     checks=checks,
-    memory=lambda options, sizes: 12 * sizes["K"] * sizes["D"],
+    memory=lambda options, sizes: 12 * (options.top or sizes["K"]) * sizes["D"],
 )

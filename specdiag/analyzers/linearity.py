@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("random", "adversarial", "dominant")
 POINTS = 12
+# numbers in J beyond which it is not built, and its largest singular value comes from products
+LARGE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +46,17 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     import torch
 
     from specdiag.analyzers import _attacked, _checks, _rays
-    from specdiag.jacobian.rows import by_autograd
+    from specdiag.attacks._dominant import leading
 
     layer = _layer(model, options.layer)
     distances = _distances(model, options)
-    jacobian = by_autograd(model, batch.x)
+    top = leading(model, batch, 1)
     attack = _attacked.attack_of(options.attack, clip=options.clip)
     found = _attacked.attacked(attack, model, batch)
     directions = {
         "random": _attacked.random_directions(batch, "linearity/random"),
         "adversarial": _rays.unit(found.offset, found.usable, batch),
-        "dominant": _rays.dominant(model, batch, jacobian.matrix, attack),
+        "dominant": _rays.dominant(model, batch, top, attack),
     }
     ray = _rays.Ray(model, batch, layer, distances, options.sigma)
     parts = []
@@ -68,11 +70,11 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     arrays: Arrays = {key: torch.stack([part[key] for part in parts], 1) for key in parts[0]}
     arrays |= _rays.walks(model, batch, options.walk, list(directions.values()), distances)
     return arrays | {
-        "sigma_clean": _rays.largest(jacobian.matrix),
+        "sigma_clean": top.values[:, 0],
         "perturbation_norm": found.norm,
         "usable": found.usable,
-        "near_kink": jacobian.near_kink,
-        **_checks.output_facts(jacobian.outputs),
+        "near_kink": top.near_kink,
+        **_checks.output_facts(top.outputs),
         "distance": torch.tensor(distances, dtype=torch.float64),
         "direction": list(DIRECTIONS),
     }
@@ -271,5 +273,5 @@ ANALYZER = Analyzer(
     table=table,
     sentence=sentence,
     checks=checks,
-    memory=lambda options, sizes: 3 * sizes["K"] * sizes["D"],
+    memory=lambda options, sizes: 3 * min(sizes["K"] * sizes["D"], LARGE),
 )

@@ -54,7 +54,7 @@ class Ball:
         return self.cut(offset.add_(origin))
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
-        """X cut to the range, in place."""
+        """Cut x to the range, in place."""
         if self.low is None and self.high is None:
             return x
         low: Any = self.low
@@ -133,7 +133,7 @@ def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def like(x: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """X in the memory format of the tensor `model`."""
+    """Bring x into the memory format of the tensor `model`."""
     channels_last = (
         model.ndim == 4
         and not model.is_contiguous()

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from specdiag.attacks._ball import Ball, Norm, data_range, like
-from specdiag.attacks._gradient import Observe, Outcome, climb, projected
+from specdiag.attacks._ball import Ball, Norm, data_range, like, per_sample
+from specdiag.attacks._gradient import Observe, Outcome, climb, projected, pull_back
 from specdiag.attacks._losses import Loss, parse_loss
 from specdiag.errors import UsageError
 from specdiag.model import Model
 from specdiag.sampling import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """An attack whose points lie on one line from x for every eps.
+
+    unit: (N, *input shape) offset of size 1 in the attack's norm, 0 where dead; dead: (N,) its gradient was zero or
+    not finite; two_sided: of +eps and -eps the one with the larger loss is taken.
+    """
+
+    unit: torch.Tensor
+    dead: torch.Tensor
+    two_sided: bool = False
 
 
 def pgd(
@@ -52,11 +65,8 @@ def pgd(
     return found
 
 
-def one_step(attack: Any, name: str, norm: Norm, model: Model, batch: Batch) -> Outcome:
-    """The whole eps along the gradient at the clean point."""
-    eps = radius(attack.eps, name, batch)
-    low, high = data_range(model, batch, attack.clip)
-    ball = Ball(norm, eps, low, high)
+def one_step_ray(attack: Any, norm: Norm, model: Model, batch: Batch) -> Ray:
+    """The gradient at the clean point as an offset of size 1."""
     loss = parse_loss(attack.loss)
     if loss.needs_reference:
         raise UsageError(
@@ -64,18 +74,39 @@ def one_step(attack: Any, name: str, norm: Norm, model: Model, batch: Batch) -> 
             "Use --attack pgd-l2 or another --loss.",
         )
     labels, targeted = aim(attack, loss, model, batch)
-    move = projected(ball, math.inf)
-    found = climb(model.forward, batch.x, labels, loss=loss, move=move, steps=1, targeted=targeted)
-    ball.check(found.x, batch.x)
-    return found
+    gradient = pull_back(model.forward, batch.x, loss, labels, targeted=targeted)
+    unit = gradient.v.sign() if norm == "linf" else gradient.v / per_sample(gradient.length, gradient.v)
+    sound = per_sample(gradient.usable, unit).bool()
+    return Ray(torch.where(sound, unit, 0.0), ~gradient.usable)
 
 
-def random_point(attack: Any, name: str, norm: Norm, model: Model, batch: Batch) -> torch.Tensor:
-    """X plus a random offset of norm eps (l2), or uniform in the cube of half width eps (linf)."""
+def random_ray(name: str, norm: Norm, batch: Batch) -> Ray:
+    """A random offset: on the unit sphere (l2), or uniform in the cube of half width 1 (linf)."""
+    unit = Ball(norm, 1.0).random(batch, name, surface=norm == "l2")
+    return Ray(unit, torch.zeros(len(batch), dtype=torch.bool, device=batch.x.device))
+
+
+def along(attack: Any, name: str, norm: Norm, ray: Ray, model: Model, batch: Batch) -> Outcome:
+    """The point at distance eps of the attack's options along its ray, cut to the range and checked."""
     ball = Ball(norm, radius(attack.eps, name, batch), *data_range(model, batch, attack.clip))
-    x = ball.put(batch.x, ball.random(batch, name, surface=norm == "l2"))
+    size = ball.radius(batch.x)
+    x = ball.put(batch.x, ray.unit * size)
+    if ray.two_sided:
+        x = _better_side(attack, model, batch, x, ball.put(batch.x, ray.unit * -size))
     ball.check(x, batch.x)
-    return x
+    return Outcome(x, ray.dead, (~ray.dead).long())
+
+
+def _better_side(
+    attack: Any, model: Model, batch: Batch, ahead: torch.Tensor, behind: torch.Tensor
+) -> torch.Tensor:
+    """Of two points the one with the larger loss (targeted: the smaller one)."""
+    loss = parse_loss(attack.loss)
+    labels, targeted = aim(attack, loss, model, batch)
+    clean = model.logits(batch.x).double()
+    first, second = (loss.value(model.logits(x).double(), labels, clean) for x in (ahead, behind))
+    better = first <= second if targeted else first >= second
+    return torch.where(per_sample(better, ahead).bool(), ahead, behind)
 
 
 def radius(eps: Any, name: str, batch: Batch) -> float | torch.Tensor:

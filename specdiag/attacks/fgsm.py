@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from specdiag.attacks._gradient import Observe, Outcome
+    from specdiag.attacks._run import Ray
     from specdiag.model import Model
     from specdiag.sampling import Batch
 
@@ -31,13 +32,19 @@ class Fgsm:
         """Refuse an unknown loss before anything runs."""
         parse_loss(self.loss)
 
+    def ray(self, model: Model, batch: Batch) -> Ray:
+        """The direction that the points for all eps lie along."""
+        from specdiag.attacks._run import one_step_ray
+
+        return one_step_ray(self, "linf", model, batch)
+
     def run(
         self, model: Model, batch: Batch, *, stop: bool = False, observe: Observe | None = None
     ) -> Outcome:
         """The attack with its details; one step has nothing to stop, and `observe` is not called."""
-        from specdiag.attacks._run import one_step
+        from specdiag.attacks._run import along
 
-        return one_step(self, "fgsm", "linf", model, batch)
+        return along(self, "fgsm", "linf", self.ray(model, batch), model, batch)
 
     def perturb(self, model: Model, batch: Batch) -> torch.Tensor:
         """The perturbed x, (N, *input shape)."""

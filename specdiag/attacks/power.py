@@ -12,6 +12,8 @@ from specdiag.schema import Attack
 if TYPE_CHECKING:
     import torch
 
+    from specdiag.attacks._gradient import Observe, Outcome
+    from specdiag.attacks._run import Ray
     from specdiag.model import Model
     from specdiag.sampling import Batch
 
@@ -30,11 +32,23 @@ class Power:
         """Refuse an unknown loss before anything runs."""
         parse_loss(self.loss)
 
+    def ray(self, model: Model, batch: Batch) -> Ray:
+        """The direction that the points for all eps lie along, on either side."""
+        from specdiag.attacks._dominant import dominant_ray
+
+        return dominant_ray(model, batch)
+
+    def run(
+        self, model: Model, batch: Batch, *, stop: bool = False, observe: Observe | None = None
+    ) -> Outcome:
+        """The attack with its details; there is nothing to stop, and `observe` is not called."""
+        from specdiag.attacks._run import along
+
+        return along(self, "power", "l2", self.ray(model, batch), model, batch)
+
     def perturb(self, model: Model, batch: Batch) -> torch.Tensor:
         """The perturbed x, (N, *input shape)."""
-        from specdiag.attacks._dominant import power
-
-        return power(self, model, batch)
+        return self.run(model, batch).x
 
 
 ATTACK = Attack(

@@ -11,6 +11,7 @@ from specdiag.schema import Attack
 if TYPE_CHECKING:
     import torch
 
+    from specdiag.attacks._run import Ray
     from specdiag.model import Model
     from specdiag.sampling import Batch
 
@@ -22,11 +23,17 @@ class RandomL2:
     eps: float | Literal["auto"] | None = _options.eps()
     clip: bool = _options.clip()
 
+    def ray(self, model: Model, batch: Batch) -> Ray:
+        """The direction that the points for all eps lie along."""
+        from specdiag.attacks._run import random_ray
+
+        return random_ray("random-l2", "l2", batch)
+
     def perturb(self, model: Model, batch: Batch) -> torch.Tensor:
         """The perturbed x, (N, *input shape)."""
-        from specdiag.attacks._run import random_point
+        from specdiag.attacks._run import along
 
-        return random_point(self, "random-l2", "l2", model, batch)
+        return along(self, "random-l2", "l2", self.ray(model, batch), model, batch).x
 
 
 ATTACK = Attack(
