@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from specdiag.attacks._options import known
 from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec, Summary, option
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 class Options:
     """Which perturbations are compared with the singular vectors."""
 
-    attack: AttackSpec = option(
-        AttackSpec("pgd-l2"), "Perturbations to compare; specdiag attacks lists them."
-    )
+    attack: AttackSpec = option(AttackSpec("pgd-l2"), f"Perturbations to compare: {known()}.")
     clip: bool = option(False, "Keep perturbed inputs in the range of the data; it bends perturbations.")
     random_network: bool = option(True, "Also the same architecture with random weights, both readings.")
     eps_sweep: tuple[float, ...] = option(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from specdiag.attacks._options import known
 from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec, option
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ LARGE = 2**24
 class Options:
     """Along which directions, how far, and what is measured there."""
 
-    attack: AttackSpec = option(AttackSpec("pgd-l2"), "Gives the adversarial direction, at its --eps.")
+    attack: AttackSpec = option(
+        AttackSpec("pgd-l2"), f"Gives the adversarial direction, at its --eps: {known()}."
+    )
     clip: bool = option(False, "Keep the attack's result in the range of the data.")
     layer: str = option("features", "Whose deviation: features, logits, or a module path.")
     distances: tuple[float, ...] = option(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from specdiag.attacks._options import known
 from specdiag.schema import Analyzer, Arrays, ArraySpec, AttackSpec, MetricSpec, Summary, option
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 class Options:
     """Which attacks, at which eps, and what is counted."""
 
-    attack: tuple[AttackSpec, ...] = option(
-        (AttackSpec("pgd-l2"),), "One or several attacks; specdiag attacks lists them."
-    )
+    attack: tuple[AttackSpec, ...] = option((AttackSpec("pgd-l2"),), f"One or several of: {known()}.")
     eps_sweep: tuple[float, ...] = option(
         (), "Sizes to attack at; default 0.25 to 2 times --eps.", above=0, increasing=True
     )

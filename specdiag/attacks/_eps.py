@@ -106,6 +106,8 @@ def _settle(
         # the analyzer's own --clip decides, and the stored options say so
         spec = _with(spec, clip=clip)
     settled, note = resolve_eps(spec, model, facts, batches)
+    # wrong values are named before anything runs
+    build_attack(settled)
     if note:
         notes.append(note)
     return settled
