@@ -12,6 +12,7 @@ from scipy.special import xlogy
 
 from specdiag.errors import NumericalError, UsageError
 from specdiag.linalg import circular, cost, dense, extrapolate, quadrature
+from specdiag.linalg import workers as threads
 from specdiag.linalg.counts import Ranks
 from specdiag.linalg.cut import Cut
 from specdiag.linalg.estimate import Estimate, effective_rank, mean_and_std
@@ -96,7 +97,9 @@ def of_convolution(layer: Convolution, settings: Settings | None = None) -> Laye
     double = replace(
         layer, weight=layer.weight.double(), scale=None if layer.scale is None else layer.scale.double()
     )
-    return _METHODS[chosen.method](stencil, double.operator(), chosen)
+    # settled here: what runs alone sees one thread
+    chosen = replace(chosen, workers=chosen.workers or torch.get_num_threads())
+    return threads.alone(lambda: _METHODS[chosen.method](stencil, double.operator(), chosen))
 
 
 def of_matrix(matrix: torch.Tensor, settings: Settings | None = None) -> LayerSpectrum:

@@ -28,8 +28,26 @@ def each(
     with _controller().limit(limits=1, user_api="blas"):
         if count <= 1:
             return [function(piece) for piece in pieces]
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(count, initializer=_alone) as pool:
             return list(pool.map(function, pieces))
+
+
+def alone(function: Callable[[], Result]) -> Result:
+    """function() with one thread of torch and of BLAS: many small products waste time on waking others up."""
+    with _controller().limit(limits=1, user_api="blas"):
+        if torch.get_num_threads() == 1:
+            return function()
+        with ThreadPoolExecutor(1, initializer=_alone) as pool:
+            return pool.submit(function).result()
+
+
+def _alone() -> None:
+    """Let torch use one thread in this worker; the setting is the thread's own."""
+    # torch sets a new thread's number when it first asks for it, and would undo an earlier setting
+    torch.get_num_threads()
+    for library in _controller().lib_controllers:
+        if library.user_api == "openmp":
+            library.set_num_threads(1)
 
 
 @cache
