@@ -107,11 +107,11 @@ def chunk_size(model: Model, analyzer: Analyzer, options: Any, asked: int | None
 
 def data_facts(model: Model, data: Data) -> dict[str, float]:
     """Figures of all chosen samples that options depend on: mean and median of ||x||_2, and the data range."""
-    norms = []
+    # allocated before the loop: small results kept between large temporary ones fragment the heap
+    joined = np.zeros(max(1, len(data.x)))
     for start in range(0, len(data.x), 256):
         x = model.to_model_space(torch.from_numpy(data.x[start : start + 256]).to(model.device, model.dtype))
-        norms.append(torch.linalg.vector_norm(x.double().flatten(1), dim=1).cpu().numpy())
-    joined = np.concatenate(norms) if norms else np.zeros(1)
+        joined[start : start + 256] = torch.linalg.vector_norm(x.double().flatten(1), dim=1).cpu().numpy()
     return {
         "mean_norm": float(joined.mean()),
         "median_norm": float(np.median(joined)),

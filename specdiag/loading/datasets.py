@@ -18,6 +18,7 @@ SPLITS = ("train", "test")
 DIGITS_TRAIN = 1400
 RANDOM_SAMPLES = 200
 SLACK = 1e-6
+_BLOCK = 512
 ROOTED = ("cifar10", "cifar100", "svhn", "mnist", "fashion-mnist", "folder")
 
 
@@ -110,8 +111,7 @@ def load_data(
         notes.append(
             f"{samples:,} samples were asked for; {spec} ({split}) has {source.total:,}: all are taken."
         )
-    raw, y = source.take(index)
-    x = _as_float(raw)
+    x, y = _taken(source, index)
     check_finite(x, index, spec)
     if source.image:
         check_range(x, index, spec)
@@ -240,11 +240,25 @@ def _random(samples: int, seed: int, input_shape: tuple[int, ...] | None) -> Sou
     return Source(samples, take, image=True)
 
 
-def _as_float(x: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float32, contiguous; uint8 divided by 255. Works in place where it can: data may be large."""
-    if x.dtype == np.uint8:
-        result = np.ascontiguousarray(x).astype(np.float32)
-        result /= np.float32(255)
-        return result
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(x, dtype=np.float32)
+def _taken(source: Source, index: Array) -> tuple[np.ndarray[Any, np.dtype[np.float32]], Array | None]:
+    """Samples as float32, contiguous, uint8 divided by 255; and their labels. In blocks: data may be large."""
+    x: Array | None = None
+    labels = []
+    for start in range(0, len(index), _BLOCK):
+        raw, y = source.take(index[start : start + _BLOCK])
+        if x is None:
+            x = np.empty((len(index), *raw.shape[1:]), np.float32)
+        elif raw.shape[1:] != x.shape[1:]:
+            raise DataError(
+                f"Sample {index[start]} has shape {raw.shape[1:]}, those before it {x.shape[1:]}.",
+                "Store all samples with one shape.",
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            x[start : start + _BLOCK] = raw
+        if raw.dtype == np.uint8:
+            x[start : start + _BLOCK] /= np.float32(255)
+        if y is not None:
+            labels.append(y)
+    if x is None:
+        raise DataError("No samples were chosen.", "Pass --samples 1 or more.")
+    return x, np.concatenate(labels) if labels else None
