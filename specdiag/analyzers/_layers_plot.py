@@ -62,15 +62,15 @@ def _accumulated(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
         shared = [str(layer) for layer in first["layer"].values if layer in data["layer"].values]
         names = max(names, shared, key=len)
         for kind, (array, what) in enumerate(STDS.items()):
-            gap = data[array].sel(layer=shared).values - first[array].sel(layer=shared).values
-            total = np.cumsum(np.nan_to_num(gap))
+            gap = np.nan_to_num(data[array].sel(layer=shared).values - first[array].sel(layer=shared).values)
+            up, down = gap[gap > 0], gap[gap < 0]
             ax.plot(
                 range(len(shared)),
-                total,
+                np.cumsum(gap),
                 color=colour(number),
                 ls=LINES[kind],
                 lw=1.4,
-                label=f"{label}: {what}",
+                label=f"{label}, {what}: +{up.sum():.3g} in {len(up)}, {down.sum():.3g} in {len(down)}",
             )
     ax.axhline(0, color="#888888", lw=0.8)
     _name_layers(ax, names)
@@ -176,7 +176,7 @@ def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
                 _with_error(at["sigma_std"], at["sigma_std_error"]),
                 f"{_number(at['circular_norm'])} / {_number(at['circular_std'])}",
                 f"{_number(at['kernel_norm'])} / {_number(at['kernel_std'])}",
-                _number(at["sigma_min"]),
+                _smallest(at["sigma_min"], at["sigma_min_error"]),
                 _number(at["stable_rank"]),
             ]
         )
@@ -185,6 +185,10 @@ def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if value == value else "-"
+
+
+def _smallest(value: float, error: float) -> str:
+    return f"< {error:.0e}" if value == 0 and error > 0 else _number(value)
 
 
 def _with_error(value: float, error: float) -> str:
@@ -272,7 +276,11 @@ def checks(data: xarray.Dataset) -> list[dict[str, str]]:
     infinite = "condition" in data and bool(np.isinf(data["condition"].values).any())
     if infinite:
         names = [str(name) for name in data["layer"].values[np.isinf(data["condition"].values)]]
-        found.append(warning("SD335", f"{_some(names)}: the smallest singular value is zero to rounding."))
+        found.append(
+            warning(
+                "SD335", f"{_some(names)}: the smallest singular value is zero, or below 1e-7 of the largest."
+            )
+        )
     return found
 
 

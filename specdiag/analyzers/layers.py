@@ -96,6 +96,8 @@ def _network(weights: Weights, options: Options) -> tuple[Any, tuple[int, ...] |
 
 def _bounds(weights: Weights, shape: tuple[int, ...] | None) -> Arrays:
     """Lipschitz bound by a walk through the network, and where samples are given the largest sigma of the Jacobian."""
+    import copy
+
     import numpy as np
 
     from specdiag.analyzers._lipschitz import bounds_of
@@ -105,7 +107,10 @@ def _bounds(weights: Weights, shape: tuple[int, ...] | None) -> Arrays:
     if weights.module is None or shape is None:
         return {}
     try:
-        model = weights.model or Model(weights.module, shape, normalisation=weights.normalisation)
+        # a Model moves the network that it is given to its own dtype
+        model = weights.model or Model(
+            copy.deepcopy(weights.module), shape, normalisation=weights.normalisation
+        )
         bounds = bounds_of(model, False)
     except SpecdiagError as error:
         return {"lipschitz_bound": np.array([np.nan]), "no_bound": np.array([error.what])}

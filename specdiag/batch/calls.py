@@ -10,6 +10,8 @@ from specdiag.batch.plan import Job
 from specdiag.errors import CheckpointError, SpecdiagError
 
 if TYPE_CHECKING:
+    import xarray
+
     from specdiag.jobs import Sheet
 
 Step = Literal["whole", "begin", "compute", "finish"]
@@ -62,6 +64,22 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """An analyzer of weights is ready to run elsewhere: the settings by which its results are recognised."""
+
+    settings: Mapping[str, Any]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The whole result of an analyzer of weights, to be written where the command runs."""
+
+    dataset: xarray.Dataset
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """The job does not apply to its checkpoint, with the reason."""
 
@@ -83,7 +101,7 @@ class Failure:
         return f"{self.what} {self.todo}".strip()
 
 
-Answer = Done | Begun | Parcel | Left | Failure
+Answer = Done | Begun | Parcel | Weighed | Carried | Left | Failure
 
 
 def failure_of(error: BaseException, trace: str = "") -> Failure:

@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from specdiag.batch.calls import Call, Failure, failure_of
 from specdiag.batch.plan import Job, Plan
-from specdiag.batch.work import forget, limited, opened
+from specdiag.batch.work import forget, limited, opened, some
 from specdiag.jobs import Prepared
-from specdiag.loading.datasets import Data
 from specdiag.options import json_options
 from specdiag.runner import Task, compute_chunk, data_facts
 from specdiag.store import settings_hash
@@ -67,7 +64,7 @@ def _of_job(job: Job, known: dict[str, tuple[float, int]]) -> Forecast:
 
 def _measure(task: Task) -> tuple[float, int]:
     """Seconds and bytes per sample."""
-    few = replace(task, data=_first(task.data, MEASURED), chunk=MEASURED)
+    few = replace(task, data=some(task.data, range(min(MEASURED, len(task.data)))), chunk=MEASURED)
     facts = data_facts(task.model, task.data)
     seconds = 0.0
     # the first call of a process also loads libraries; where it took long it is good enough
@@ -79,11 +76,6 @@ def _measure(task: Task) -> tuple[float, int]:
             break
     count = len(few.data)
     return seconds / count, sum(int(array.nbytes) for array in arrays.values()) // count
-
-
-def _first(data: Data, count: int) -> Data:
-    y = None if data.y is None else data.y[:count]
-    return replace(data, x=np.ascontiguousarray(data.x[:count]), y=y, index=data.index[:count])
 
 
 def _key(prepared: Prepared, task: Task) -> str:

@@ -126,8 +126,9 @@ class Schedule:
             elif running.failure.kind == "OutOfMemory" and running.begun is not None:
                 # the back-off changes the chunk grid, so that the whole job starts again in one piece
                 self.said(f"{running.job}: {running.failure.what} Running it in one piece.")
-                running.failure, running.begun = None, None
-                self._submit(running, Call(self.run_id, running.job, "whole"))
+                running.failure = None
+                sheet, running.begun = running.begun.sheet, None
+                self._submit(running, Call(self.run_id, running.job, "whole", sheet))
             else:
                 self._end(running, "failed", failure=running.failure)
 

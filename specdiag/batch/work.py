@@ -5,25 +5,50 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from specdiag import plugins
-from specdiag.batch.calls import Answer, Begun, Call, Done, Left, Listener, Parcel, failure_of
+from specdiag.batch.calls import (
+    Answer,
+    Begun,
+    Call,
+    Carried,
+    Done,
+    Left,
+    Listener,
+    Parcel,
+    Weighed,
+    failure_of,
+)
 from specdiag.batch.plan import Job
 from specdiag.errors import ResultsError
-from specdiag.jobs import Common, Outcome, Prepared, admit, finish, prepare, run_to_file, sheet_of
+from specdiag.jobs import (
+    Common,
+    Outcome,
+    Prepared,
+    admit,
+    finish,
+    prepare,
+    run_to_file,
+    sheet_of,
+    stored_group,
+)
 from specdiag.jobs.memory import parse_bytes
 from specdiag.journal import differences
+from specdiag.loading.datasets import Data
 from specdiag.loading.resolve import Wanted
 from specdiag.locks import lent_lock
 from specdiag.options import build_options
-from specdiag.provenance import settings_of
+from specdiag.provenance import record_weights, settings_of, settings_of_weights
 from specdiag.runner import MemoryKeeper, Task, run_samples
-from specdiag.store import settings_hash
+from specdiag.store import settings_hash, write_group
+from specdiag.weights import WeightsTask, run_weights
 
 # models that stay open for the next call on them
 _KEPT = 2
@@ -86,6 +111,18 @@ def opened(call: Call) -> Prepared:
     return _open[key]
 
 
+def some(data: Data, places: Sequence[int]) -> Data:
+    """The samples at these places, in this order."""
+    rows = np.asarray(places, dtype=np.intp)
+    return replace(
+        data,
+        x=np.ascontiguousarray(data.x[rows]),
+        y=None if data.y is None else data.y[rows],
+        index=data.index[rows],
+        splits=None if data.splits is None else tuple(data.splits[row] for row in rows),
+    )
+
+
 def _inapplicable(prepared: Prepared) -> str:
     task = prepared.task
     if "labels" in task.analyzer.needs and isinstance(task, Task) and task.data.y is None:
@@ -97,6 +134,9 @@ def _whole(call: Call, listen: Listener, start: float) -> Answer:
     prepared = opened(call)
     if reason := _inapplicable(prepared):
         return Left(reason)
+    if call.bring and isinstance(prepared.task, WeightsTask):
+        dataset = record_weights(run_weights(prepared.task), prepared.task, prepared.notes)
+        return Carried(dataset, time.perf_counter() - start)
     seen = [0]
 
     def progress(done: int, total: int) -> None:
@@ -118,7 +158,9 @@ def _begin(call: Call, listen: Listener, start: float) -> Answer:
     prepared = opened(call)
     if reason := _inapplicable(prepared):
         return Left(reason)
-    if not isinstance(prepared.task, Task):
+    if isinstance(prepared.task, WeightsTask):
+        if call.bring:
+            return Weighed(settings_of_weights(prepared.task), time.perf_counter() - start)
         return _whole(call, listen, start)
     sheet = sheet_of(prepared.task, call.job.target, overwrite=call.job.overwrite, notes=prepared.notes)
     if call.bring:
@@ -168,6 +210,16 @@ def _finish(call: Call, listen: Listener, start: float) -> Answer:
         raise TypeError("finish needs a sheet")
     outcome = finish(call.sheet, call.sheet.journal(), continued=call.continued)
     return Done(outcome.status, time.perf_counter() - start)
+
+
+def weights_there(job: Job, settings: Mapping[str, Any]) -> bool:
+    """Whether the job's group is stored with these settings; other settings are an error, as everywhere."""
+    return stored_group(settings, job.target, job.analyzer, job.overwrite) is not None
+
+
+def keep(job: Job, dataset: Any) -> None:
+    """Write a result that came from elsewhere."""
+    write_group(job.target, job.analyzer, dataset, overwrite=job.overwrite)
 
 
 _STEPS = {"whole": _whole, "begin": _begin, "compute": _compute, "finish": _finish}

@@ -18,6 +18,7 @@ from specdiag.cli import (
     reporting,
     results,
     training,
+    verifying,
 )
 from specdiag.cli.ending import guarded, take_debug_flag
 
@@ -77,6 +78,7 @@ def _register() -> None:
     app.command("gate", rich_help_panel="Many checkpoints and CI")(gating.gate)
     app.command("report", rich_help_panel="Many checkpoints and CI")(reporting.report)
     app.command("compare", rich_help_panel="Files")(comparing.compare)
+    app.command("verify", rich_help_panel="Files")(verifying.verify)
     app.command("batch", rich_help_panel="Many checkpoints and CI")(batch.batch)
     app.add_typer(configuring.app, name="config", rich_help_panel="Many checkpoints and CI")
 

@@ -12,7 +12,16 @@ from specdiag.jobs.opening import (
     prepare,
     settle,
 )
-from specdiag.jobs.running import Outcome, Sheet, admit, finish, run_in_memory, run_to_file, sheet_of
+from specdiag.jobs.running import (
+    Outcome,
+    Sheet,
+    admit,
+    finish,
+    run_in_memory,
+    run_to_file,
+    sheet_of,
+    stored_group,
+)
 
 __all__ = [
     "DTYPES",
@@ -32,4 +41,5 @@ __all__ = [
     "run_to_file",
     "settle",
     "sheet_of",
+    "stored_group",
 ]

@@ -115,7 +115,7 @@ def admit(sheet: Sheet) -> Outcome | Sheet:
 
     The caller holds the lock of the results file. Raises ResultsError where other settings are in the way.
     """
-    stored = _stored(sheet.settings, sheet.path, sheet.analyzer_name, sheet.overwrite)
+    stored = stored_group(sheet.settings, sheet.path, sheet.analyzer_name, sheet.overwrite)
     folder = folder_of(sheet.path, sheet.analyzer_name)
     if stored is not None:
         # killed between writing the group and dropping the journal
@@ -184,14 +184,16 @@ def run_to_file(
 def _weights_to_file(task: WeightsTask, path: Path, overwrite: bool, notes: Sequence[str]) -> Outcome:
     name, settings = task.analyzer.name, settings_of_weights(task)
     with locked(path):
-        stored = _stored(settings, path, name, overwrite)
+        stored = stored_group(settings, path, name, overwrite)
         if stored is not None:
             return Outcome(stored, path, "already there")
         write_group(path, name, record_weights(run_weights(task), task, notes), overwrite=overwrite)
     return Outcome(read_group(path, name), path, "computed")
 
 
-def _stored(settings: Mapping[str, Any], path: Path, name: str, overwrite: bool) -> xarray.Dataset | None:
+def stored_group(
+    settings: Mapping[str, Any], path: Path, name: str, overwrite: bool
+) -> xarray.Dataset | None:
     """The complete group of the same settings; None where there is none or it is to be replaced."""
     if not path.exists() or name not in groups(path):
         return None

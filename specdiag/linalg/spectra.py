@@ -91,7 +91,7 @@ def of_convolution(layer: Convolution, settings: Settings | None = None) -> Laye
     if not np.isfinite(stencil.kernel).all():
         raise NumericalError("The kernel holds NaN or infinite entries.", "Check the checkpoint.")
     if stencil.squares == 0.0:
-        return of_values(np.zeros(stencil.count), stencil.shape, "exact", 0.0, chosen.shares)
+        return of_values(np.zeros(stencil.count), layer.shape, "exact", 0.0, chosen.shares)
     if chosen.method == "auto":
         chosen = choose(stencil, chosen)
     double = replace(
@@ -99,7 +99,9 @@ def of_convolution(layer: Convolution, settings: Settings | None = None) -> Laye
     )
     # settled here: what runs alone sees one thread
     chosen = replace(chosen, workers=chosen.workers or torch.get_num_threads())
-    return threads.alone(lambda: _METHODS[chosen.method](stencil, double.operator(), chosen))
+    found = threads.alone(lambda: _METHODS[chosen.method](stencil, double.operator(), chosen))
+    # the stencil of a transposed convolution is that of its adjoint
+    return replace(found, shape=layer.shape)
 
 
 def of_matrix(matrix: torch.Tensor, settings: Settings | None = None) -> LayerSpectrum:

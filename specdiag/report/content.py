@@ -102,10 +102,11 @@ def shown(value: float, limit: Limit | None) -> str:
 
 
 def interval_of(verdict: Verdict) -> str:
-    """Both ends of the judged interval; empty where the number is exact or nothing was judged."""
+    """Both ends of the judged interval; empty where they show no difference or nothing was judged."""
     if verdict.low == verdict.high or not math.isfinite(verdict.low):
         return ""
-    return f"{shown(verdict.low, verdict.limit)} to {shown(verdict.high, verdict.limit)}"
+    low, high = shown(verdict.low, verdict.limit), shown(verdict.high, verdict.limit)
+    return "" if low == high else f"{low} to {high}"
 
 
 def counted(number: int, word: str) -> str:
