@@ -140,13 +140,26 @@ def kill_once(folder: Path, whole: Path, out: Path, jobs: int, seconds: float, t
 def chunks(out: Path) -> dict[Path, tuple[int, int]]:
     """Chunk files of all journals with inode and time."""
     found = {}
-    for path in out.glob(".*.journal/chunk-*"):
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+    for folder in listed(out):
+        if not folder.name.endswith(".journal"):
             continue
-        found[path] = (status.st_ino, status.st_mtime_ns)
+        for path in listed(folder):
+            if not path.name.startswith("chunk-"):
+                continue
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found[path] = (status.st_ino, status.st_mtime_ns)
     return found
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it was removed meanwhile, as journals are."""
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def group_complete(chunk: Path, out: Path) -> bool:

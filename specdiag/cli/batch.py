@@ -159,7 +159,9 @@ def _settings_of(settings: Settings, baseline: Path | None, quick: bool) -> Sett
 def _executor(settings: Settings, name: str | None, jobs: int | None, address: str | None) -> Executor:
     count = jobs or settings.top.jobs
     if (name or settings.top.executor) == "ray":
-        raise UsageError("The ray executor is not part of this version.", "Use --executor local --jobs N.")
+        from specdiag.batch.on_ray import Cluster
+
+        return Cluster(address or settings.top.address, jobs or (count if settings.top.jobs > 1 else None))
     if address is not None:
         raise UsageError("--address is for --executor ray.")
     from specdiag.batch.local import Pool, Serial

@@ -69,6 +69,10 @@ class ResNetCifar(nn.Module):
                 inner = outer
             self.add_module(f"layer{stage}", nn.Sequential(*rows))
         self.linear = nn.Linear(inner, classes)
+        # the start of He et al. 2016: normal weights of variance 2 / fan-in
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of images (N, channels, H, W)."""
