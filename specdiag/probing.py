@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,47 +51,58 @@ def probe(network: nn.Module, x: torch.Tensor) -> Facts:
     Finite outputs, the same output twice, and no dependence between the samples of a batch; raises ModelError naming
     the first module that breaks one of them, DataError where the shape does not fit.
     """
+    mixed = torch.cat([x[:1], _other(x[1:])])
     first = _trace(network, x)
-    _require_finite(first)
-    second = _trace(network, x)
-    for (name, a), (_, b) in zip(first.outputs, second.outputs, strict=False):
-        if not torch.equal(a, b):
-            raise ModelError(
-                f"The network answers differently twice: first at '{name}' ({first.kinds[name]}).",
-                "Randomness in eval mode cannot be analysed; remove it from the architecture.",
-            )
-    mixed = _trace(network, torch.cat([x[:1], _other(x[1:])]))
-    for (name, a), (_, b) in zip(first.outputs, mixed.outputs, strict=False):
-        if not _same_first_row(a, b):
-            raise ModelError(
-                f"The output for one sample depends on the others of its batch: first at '{name}' ({first.kinds[name]}).",
-                "Use a layer that treats samples apart (BatchNorm needs its running statistics).",
-            )
+    if first.not_finite is not None:
+        raise ModelError(
+            f"The network puts out NaN or infinite values: first at {first.not_finite}.",
+            "Look at its weights with: specdiag inspect CKPT",
+        )
+    if not torch.equal(first.result, _trace(network, x).result):
+        raise ModelError(
+            f"The network answers differently twice: first at {_where(network, x, x, torch.equal)}.",
+            "Randomness in eval mode cannot be analysed; remove it from the architecture.",
+        )
+    if not _same_first_row(first.result, _trace(network, mixed).result):
+        raise ModelError(
+            "The output for one sample depends on the others of its batch: "
+            f"first at {_where(network, x, mixed, _same_first_row)}.",
+            "Use a layer that treats samples apart (BatchNorm needs its running statistics).",
+        )
     return _facts(first, x)
 
 
 class _Trace:
-    def __init__(self) -> None:
+    """One pass. Values of inner modules are kept only where they are asked for: a large network's are large."""
+
+    def __init__(self, keep: bool) -> None:
+        self.keep = keep
         self.outputs: list[tuple[str, torch.Tensor]] = []
-        self.kinds: dict[str, str] = {}
+        self.not_finite: str | None = None
         self.head: tuple[str, int, torch.Tensor] | None = None
         self.activations = 0
         self.layers: list[str] = []
         self.has_convolution = False
         self.result = torch.empty(0)
 
+    def see(self, name: str, module: nn.Module, output: torch.Tensor) -> None:
+        title = f"'{name}' ({type(module).__name__})"
+        if self.not_finite is None and not bool(torch.isfinite(output).all()):
+            self.not_finite = title
+        if self.keep:
+            self.outputs.append((title, output.detach().clone()))
 
-def _trace(network: nn.Module, x: torch.Tensor) -> _Trace:
-    trace = _Trace()
+
+def _trace(network: nn.Module, x: torch.Tensor, keep: bool = False) -> _Trace:
+    trace = _Trace(keep)
     handles = []
 
     def after(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, torch.Tensor):
             return
         trace.layers.append(name)
-        trace.kinds[name] = type(module).__name__
         if not any(True for _ in module.children()):
-            trace.outputs.append((name, output.detach().clone()))
+            trace.see(name, module, output)
             trace.activations += output[:1].numel()
         trace.has_convolution |= isinstance(module, nn.Conv2d)
         if isinstance(module, nn.Linear):
@@ -111,18 +123,19 @@ def _trace(network: nn.Module, x: torch.Tensor) -> _Trace:
     finally:
         for handle in handles:
             handle.remove()
-    trace.outputs.append(("output", trace.result))
-    trace.kinds["output"] = type(network).__name__
+    trace.see("output", network, trace.result)
     return trace
 
 
-def _require_finite(trace: _Trace) -> None:
-    for name, output in trace.outputs:
-        if not bool(torch.isfinite(output).all()):
-            raise ModelError(
-                f"The network puts out NaN or infinite values: first at '{name}' ({trace.kinds[name]}).",
-                "Look at its weights with: specdiag inspect CKPT",
-            )
+def _where(
+    network: nn.Module, x: torch.Tensor, other: torch.Tensor, same: Callable[[torch.Tensor, torch.Tensor], bool]
+) -> str:
+    """The first module whose values for x and for other are not the same."""
+    first, second = _trace(network, x, keep=True), _trace(network, other, keep=True)
+    for (name, a), (_, b) in zip(first.outputs, second.outputs, strict=False):
+        if not same(a, b):
+            return name
+    return "the output"
 
 
 def _other(x: torch.Tensor) -> torch.Tensor:

@@ -72,6 +72,45 @@ def test_attention_network_by_its_adjoint() -> None:
     assert close(left, (pulled * v).flatten(1).sum(1))
 
 
+class SequenceFirst(nn.Module):
+    """Attention over the sequence as the first axis, and over several sequence lengths equal to the batch."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=kind == "batch")
+        self.recurrent = nn.LSTM(8, 6, 2, bidirectional=True)
+        self.last = nn.Linear(8 if kind != "lstm" else 12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x if self.kind == "batch" else x.transpose(0, 1)
+        z = self.recurrent(z)[0] if self.kind == "lstm" else self.attention(z, z, z, need_weights=False)[0]
+        return self.last(z.mean(1 if self.kind == "batch" else 0).tanh())
+
+
+@pytest.mark.parametrize("kind", ["batch", "sequence", "lstm"])
+@pytest.mark.parametrize("many", [1, 4, 5, 10])
+def test_many_tangents_at_one_sample_of_an_attention(kind: str, many: int) -> None:
+    """5 is the length of the sequence, 4 and 10 are not: the axis of the samples is told from the lengths."""
+    torch.manual_seed(0)
+    network = SequenceFirst(kind).double().eval().requires_grad_(False)
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    v = torch.randn(many, 5, 8, dtype=torch.float64)
+    matrix = torch.autograd.functional.jacobian(network, x).flatten(2)[0].reshape(3, -1)
+    assert close(Linearised(network, x).jvp(v), v.flatten(1) @ matrix.T)
+
+
+def test_many_tangents_at_one_image_of_a_vision_transformer() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).double().eval()
+    network.heads.head.weight.data.normal_()
+    network.requires_grad_(False)
+    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
+    v = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    matrix = torch.autograd.functional.jacobian(network, x).reshape(5, -1)
+    assert close(Linearised(network, x).jvp(v), v.flatten(1) @ matrix.T)
+
+
 class Mixed(nn.Module):
     """In-place functions, two-tensor products, constants, padding, indexing, a where and a comparison."""
 

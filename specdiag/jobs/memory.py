@@ -15,8 +15,8 @@ from specdiag.schema import Analyzer
 
 # Python, torch and its libraries: 350 to 450 MB on Linux
 BASE = 400 * 10**6
-# passes of two samples whose outputs the first look at a network compares
-PROBED = 6
+# the first look at a network takes two samples through it, without a graph
+PROBED = 2
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 

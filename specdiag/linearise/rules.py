@@ -188,9 +188,8 @@ def _general(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
     def apply(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tangents = marked((args, kwargs))
         places = _places(args, kwargs)
-        batch = tangents[0].shape[0] if tangents[0].ndim else 1
         primals = [
-            _matched(_at(primal_args, primal_kwargs, place), plain(tangent), batch)
+            _matched(_at(primal_args, primal_kwargs, place), plain(tangent))
             for place, tangent in zip(places, tangents, strict=True)
         ]
 
@@ -270,15 +269,21 @@ def _replaced(container: Any, places: list[Place], values: tuple[torch.Tensor, .
     return copied
 
 
-def _matched(primal: torch.Tensor, tangent: torch.Tensor, batch: int) -> torch.Tensor:
-    """The recorded input, repeated where one sample's record serves many tangents."""
+def _matched(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
+    """The recorded input, repeated where one sample's record serves many tangents.
+
+    The one axis that is longer in the tangent holds the samples: the first, or another where a layer has moved
+    them (nn.MultiheadAttention computes with the sequence first).
+    """
     if primal.shape == tangent.shape:
         return primal
-    if primal.ndim and tangent.shape[0] % primal.shape[0] == 0:
-        # layers that fold other axes into the batch (windows of an attention) keep the sample as the slowest axis
-        return primal.repeat(tangent.shape[0] // primal.shape[0], *([1] * (primal.ndim - 1))).reshape(
-            tangent.shape
-        )
+    if primal.ndim == tangent.ndim:
+        longer = [axis for axis in range(primal.ndim) if primal.shape[axis] != tangent.shape[axis]]
+        if len(longer) == 1 and primal.shape[longer[0]]:
+            times, rest = divmod(tangent.shape[longer[0]], primal.shape[longer[0]])
+            if not rest:
+                # layers that fold others into that axis (heads, windows of an attention) keep the sample as the slowest
+                return primal.repeat([times if axis in longer else 1 for axis in range(primal.ndim)])
     raise ModelError(
         "The network mixes samples of a batch, so it cannot be frozen at one input.", "Use --method autograd."
     )
