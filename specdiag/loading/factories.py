@@ -16,18 +16,32 @@ from typing import Any
 from torch import nn
 
 from specdiag.errors import ArchitectureError, MissingExtra, suggest
+from specdiag.loading.networks.alexnet_zhang import AlexNetZhang
+from specdiag.loading.networks.carlini import Carlini
 from specdiag.loading.networks.cnn import Cnn4, Cnn7
+from specdiag.loading.networks.elunet import EluNet
+from specdiag.loading.networks.inception_zhang import InceptionZhang
 from specdiag.loading.networks.lenet import LeNet
 from specdiag.loading.networks.mlp import Mlp
 from specdiag.loading.networks.resnet_cifar import ResNetCifar
+from specdiag.loading.networks.vulnerability import Dilated8, Pool6, Strided6
+from specdiag.loading.networks.wide_resnet import wrn50_2
 
 Factory = Callable[..., nn.Module]
 DEPTHS = (20, 32, 44, 56, 110)
 BUILTIN: dict[str, Factory] = {
+    "alexnet-zhang": AlexNetZhang,
+    "carlini": Carlini,
     "cnn4": Cnn4,
     "cnn7": Cnn7,
+    "dilated8": Dilated8,
+    "elunet": EluNet,
+    "inception-zhang": InceptionZhang,
     "lenet": LeNet,
     "mlp": Mlp,
+    "pool6": Pool6,
+    "strided6": Strided6,
+    "wrn50-2": wrn50_2,
     **{f"resnet{depth}": partial(ResNetCifar, depth) for depth in DEPTHS},
 }
 FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory or package.module:factory"

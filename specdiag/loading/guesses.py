@@ -22,6 +22,7 @@ def guesses(shapes: Shapes) -> Iterator[Guess]:
     yield from _resnet(plain)
     yield from _mlp(plain)
     yield from _lenet(plain)
+    yield from _papers(plain)
     yield from _torchvision(plain)
 
 
@@ -38,10 +39,17 @@ def _cnn(shapes: Shapes) -> Iterator[Guess]:
     width, channels, classes = first[0], first[1], last[0]
     for spec, convolutions, factor in (("cnn4", 4, 2), ("cnn7", 7, 8)):
         side = math.isqrt(last[1] // (factor * width))
-        if len(shapes) == 5 * convolutions + 2 and side >= 1:
-            # several sizes give the same shapes and the same function: the smallest stands for them
-            size = 4 * side if spec == "cnn4" else 16 * (side + 1)
-            yield spec, {"width": width, "classes": classes, "channels": channels, "size": size}
+        for norm, tensors in (("batch", 5), ("none", 2)):
+            if len(shapes) == tensors * convolutions + 2 and side >= 1:
+                # several sizes give the same shapes and the same function: the smallest stands for them
+                size = 4 * side if spec == "cnn4" else 16 * (side + 1)
+                args: dict[str, object] = {
+                    "width": width,
+                    "classes": classes,
+                    "channels": channels,
+                    "size": size,
+                }
+                yield spec, args if norm == "batch" else {**args, "norm": norm}
 
 
 def _resnet(shapes: Shapes) -> Iterator[Guess]:
@@ -53,6 +61,8 @@ def _resnet(shapes: Shapes) -> Iterator[Guess]:
     args = {key: value for key, value in args.items() if value != defaults[key]}
     if "layer2.0.shortcut.0.weight" in shapes:
         args["shortcut"] = "B"
+    if "bn1.weight" not in shapes:
+        args["norm"] = "none"
     blocks = sum(1 for name in shapes if name.startswith("layer1.") and name.endswith(".conv1.weight"))
     if 6 * blocks + 2 in DEPTHS:
         yield f"resnet{6 * blocks + 2}", args
@@ -84,6 +94,49 @@ def _lenet(shapes: Shapes) -> Iterator[Guess]:
     # padded small images and larger ones without padding have the same shapes, but are not the same function
     for size in (4 * side + 8, 4 * side + 12):
         yield "lenet", {"classes": last[0], "channels": first[1], "size": size}
+
+
+def _papers(shapes: Shapes) -> Iterator[Guess]:
+    """Networks of the papers; where shapes do not fix the function, every reading of them."""
+    last = shapes.get("linear.weight", shapes.get("fc3.weight", shapes.get("fc.weight", ())))
+    first = shapes.get("conv1.weight", shapes.get("conv1.conv.weight", ()))
+    if len(first) != 4 or len(last) != 2:
+        return
+    width, channels, classes = first[0], first[1], last[0]
+    args: dict[str, object] = {"classes": classes, "channels": channels}
+    norm: dict[str, object] = (
+        {} if any(name.endswith("running_mean") for name in shapes) else {"norm": "none"}
+    )
+    if "blocks.0.narrow.conv.weight" in shapes:
+        for activation in ("relu", "elu"):
+            yield "inception-zhang", {**args, "activation": activation, **norm}
+    elif shapes.get("layer1.0.conv2.weight") == (128, 128, 3, 3) and first[2] == 3:
+        yield "wrn50-2", args
+    elif "fc1.weight" in shapes and "conv4.weight" in shapes:
+        side = math.isqrt(shapes["fc1.weight"][1] // max(1, 2 * width))
+        plain = {**args, "width": width, "dense": shapes["fc1.weight"][0]}
+        yield "carlini", {**plain, "size": 4 * side + 12}
+        yield "carlini", {**plain, "size": 4 * side, "padding": 1}
+    elif "fc1.weight" in shapes and width:
+        side = math.isqrt(shapes["fc1.weight"][1] // width)
+        for activation in ("relu", "elu"):
+            for lrn in (True, False):
+                yield (
+                    "alexnet-zhang",
+                    {**args, "width": width, "size": 4 * side, "activation": activation, "lrn": lrn},
+                )
+    elif "conv8.weight" in shapes:
+        # one size stands for all: dilation follows from it and leaves no trace
+        yield "dilated8", {**args, "width": width, **norm}
+    elif "conv6.weight" in shapes and width:
+        side = math.isqrt(last[1] // width)
+        yield "strided6", {**args, "width": width, "size": 32 * side, **norm}
+        for pool in ("avg", "strided", "max"):
+            yield "pool6", {**args, "width": width, "pool": pool, **norm}
+    elif "conv3.weight" in shapes and width:
+        side = math.isqrt(last[1] // (2 * width))
+        yield "elunet", {**args, "width": width, "size": 4 * side + 24}
+        yield "elunet", {**args, "width": width, "size": 4 * side}
 
 
 def _torchvision(shapes: Shapes) -> Iterator[Guess]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,13 +79,12 @@ def fill_arguments(
         taken = inspect.signature(factory(arch)).parameters
     except (TypeError, ValueError):
         return arguments
-    image = len(input_shape) == 3
     derived: dict[str, Any] = {"classes": classes, "num_classes": classes}
-    if image:
+    if len(input_shape) == 3:
         derived |= {"channels": input_shape[0], "size": input_shape[1], "in_chans": input_shape[0]}
-    elif "sizes" in taken:
+    if "sizes" in taken:
         default = taken["sizes"].default
-        derived["sizes"] = [input_shape[0], *default[1:-1], classes]
+        derived["sizes"] = [math.prod(input_shape), *default[1:-1], classes]
     open_ended = any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in taken.values())
     for name, value in derived.items():
         wanted = name in taken or (open_ended and name == "num_classes")
