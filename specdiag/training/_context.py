@@ -30,7 +30,7 @@ class Run:
 
     network: takes normalised inputs; scale: data space to normalised; mean_norm: of
     ||x||_2 over the training samples; low, high: range of the data; samples: all training samples;
-    layers: the linear layers once they were looked up.
+    layers: the linear layers once they were looked up; kept: what a method made once, by method.
     """
 
     network: nn.Module
@@ -46,6 +46,7 @@ class Run:
     samples: Samples | None = None
     channels_last: bool = False
     layers: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) of data-space inputs, in whatever mode the network is in."""
