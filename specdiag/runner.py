@@ -279,20 +279,24 @@ def to_dataset(
 
 
 def non_finite(analyzer: Analyzer, dataset: xarray.Dataset) -> list[str]:
-    """One line per array with NaN (or unexpected infinite) entries: how many samples, and the first by index."""
-    lines = []
+    """One line per set of samples with NaN (or unexpected infinite) entries: how many, the first by index, the arrays."""
+    arrays: dict[tuple[Any, ...], list[str]] = {}
     for name, array in dataset.data_vars.items():
         if array.dtype.kind != "f" or "sample" not in array.dims:
             continue
         values = array.transpose("sample", ...).values
         wrong = np.isnan(values) if analyzer.arrays[str(name)].may_be_infinite else ~np.isfinite(values)
         bad = wrong.reshape(len(values), -1).any(1)
-        which = dataset["sample"].values[bad]
-        if len(which):
-            listed = ", ".join(str(entry) for entry in which[:5]) + (", ..." if len(which) > 5 else "")
-            lines.append(
-                f"{len(which)} of {len(bad)} samples have NaN or infinite {name} (sample {listed}); left out of the metrics."
-            )
+        if bad.any():
+            arrays.setdefault(tuple(np.flatnonzero(bad).tolist()), []).append(str(name))
+    lines = []
+    for places, names in arrays.items():
+        which = dataset["sample"].values[list(places)]
+        listed = ", ".join(str(entry) for entry in which[:5]) + (", ..." if len(which) > 5 else "")
+        lines.append(
+            f"{len(which)} of {dataset.sizes['sample']} samples have NaN or infinite {', '.join(names)} (sample {listed}); "
+            "left out of the metrics."
+        )
     return lines
 
 

@@ -139,6 +139,8 @@ class Analyzer:
     finish: (dataset of all samples) -> the dataset with curves over samples added, or dimensions in another order; runs
         once, before metrics, and needs no torch.
     memory: (options, {"K", "D", "F"}) -> values held per sample beside the network's own activations.
+    forecast: (model, options, samples, samples per chunk) -> one line on what the run will cost, said before it starts,
+        for analyzers that take long.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Analyzer:
     checks: Callable[[xarray.Dataset], list[dict[str, str]]] | None = None
     finish: Callable[[xarray.Dataset], xarray.Dataset] | None = None
     memory: Callable[[Any, Mapping[str, int]], int] | None = None
+    forecast: Callable[[Any, Any, int, int], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import time
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,12 @@ from attacks_common import (
     resnet20,
     trained_model,
 )
+from command import run
 from torch import nn
 
+import specdiag
 from specdiag import figures
-from specdiag.analyzers import _regression, theorem
+from specdiag.analyzers import _cells, _regression, theorem
 from specdiag.errors import ModelError, UsageError
 from specdiag.model import Model, Normalisation
 from specdiag.runner import as_numpy, to_dataset
@@ -176,6 +180,49 @@ def test_robust_regression(g: Any, h: Any) -> None:
 
 def _norm_ratio(delta: torch.Tensor, w: torch.Tensor, g: str, h: str) -> float:
     return float(torch.linalg.vector_norm(delta @ w, ORDER[g]) / torch.linalg.vector_norm(w, ORDER[h]))
+
+
+def test_the_radii_count_points_on_a_wall() -> None:
+    """Radius zero has no place on a logarithmic axis: the curve starts at the share of those points."""
+    model = trained_model()
+    data = measured(model, digits_batch(model, 16), steps=2)
+    data["cell_radius"][:4] = 0.0
+    figure = figures.new_figure()
+    theorem.plot({"one": data}, figure)
+    ball = figure.axes[0].lines[0].get_ydata()
+    assert ball[0] == pytest.approx(5 / 16)
+    assert ball[-1] == 1
+
+
+def test_the_cost_is_told_before_it_is_paid(samples: Any, tmp_path: Any) -> None:
+    """Gradients, budget and rough seconds; the number of walls is that of the activations and max-pool entries."""
+    done = run("theorem", samples / "digits-standard.pt", "--samples", 9, "--steps", 1, "--out", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    model = specdiag.load_model(samples / "digits-standard.pt", device="cpu")
+    with torch.no_grad():
+        walls = _cells.wall_distances(model)(torch.rand(1, 1, 8, 8)).shape[1]
+    line = next(line for line in done.stderr.splitlines() if "walls of the cell" in line)
+    assert f"{walls:,} walls of the cell for each of 9 samples" in line
+    wide = Model(nn.Sequential(nn.Flatten(), nn.Linear(144, 300), nn.ReLU(), nn.Linear(300, 3)), (1, 12, 12))
+    told = theorem.forecast(wide, theorem.Options(cell_budget=7), 20, 8)
+    assert "300 walls of the cell for each of 20 samples" in told
+    assert "at most 7 gradients (--cell-budget)" in told
+    assert re.search(r"about \d+ s if the usual 32 are enough, at most \d+ s\.$", told)
+
+
+def test_the_forecast_is_of_the_right_order() -> None:
+    """Measured on one gradient: ten times the gradients take about ten times as long."""
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(144, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 3)]
+    model = Model(nn.Sequential(*layers), (1, 12, 12), dtype=torch.float64)
+    walls, gradients, products, each = _cells.cost(model, 8, 100)
+    assert (walls, gradients) == (1600, 100)
+    assert 0 < each < products, "64 products beside one gradient"
+    batch = batch_of(model, torch.rand(8, 1, 12, 12), torch.zeros(8))
+    start = time.perf_counter()
+    _cells.cell_radius(model, batch, 100)
+    taken = time.perf_counter() - start
+    assert (products + each) / 30 < taken < 30 * (products + 100 * each)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray
 from command import digits_checkpoint
 from nets import small_cnn
 
@@ -18,7 +19,7 @@ from specdiag.jobs import Common, make_task, run_in_memory, run_to_file
 from specdiag.loading.datasets import Data
 from specdiag.model import Model
 from specdiag.options import build_options
-from specdiag.runner import MemoryKeeper, OutOfMemory, Task, assemble, chunk_size, run_samples
+from specdiag.runner import MemoryKeeper, OutOfMemory, Task, assemble, chunk_size, non_finite, run_samples
 
 
 @pytest.fixture
@@ -157,6 +158,29 @@ def test_non_finite_samples_are_named_and_left_out(data: Data, tmp_path: Path) -
     metric = facts["metrics"]["sigma_max_mean"]
     assert np.isfinite(metric["value"])
     assert metric["excluded"] == len(dark)
+    lines = [warning["text"] for warning in facts["warnings"] if warning["id"] == "SD201"]
+    assert len(lines) == 1, "one line for one set of samples, whatever the number of arrays"
+    for name in ("singular_values", "sigma_max", "frobenius"):
+        assert name in lines[0]
+
+
+def test_other_samples_have_a_line_of_their_own() -> None:
+    analyzer = plugins.load("analyzer", "spectrum")
+    nan, values = np.nan, np.ones(4)
+    data = xarray.Dataset(
+        {
+            "sigma_max": ("sample", np.array([1, nan, nan, 1])),
+            "lead": ("sample", np.array([1, 1, np.inf, nan])),
+            "frobenius": ("sample", np.array([1, np.inf, nan, 1])),
+            "stable_rank": ("sample", values),
+            "condition": ("sample", np.array([np.inf, 1, 1, 1])),
+        },
+        {"sample": [3, 5, 8, 9]},
+    )
+    assert non_finite(analyzer, data) == [
+        "2 of 4 samples have NaN or infinite sigma_max, frobenius (sample 5, 8); left out of the metrics.",
+        "2 of 4 samples have NaN or infinite lead (sample 8, 9); left out of the metrics.",
+    ]
 
 
 def test_wrap_model_leaves_yours_alone() -> None:

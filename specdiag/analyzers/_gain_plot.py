@@ -23,7 +23,6 @@ def plot_inputs(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("norm gain ||f(x)|| / ||x||")
     ax.set_ylabel("share of samples below")
     ax.set_title("Gain of the inputs")
-    ax.legend()
 
 
 def plot_layers(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -54,7 +53,6 @@ def plot_layers(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     )
     ax.set_ylabel("gain of the perturbation in the layer")
     ax.set_title("Layers: mean gain and worst case")
-    ax.legend(fontsize=7)
 
 
 def plot_first_order(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -88,4 +86,3 @@ def plot_first_order(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("largest singular value of the Jacobian")
     ax.set_ylabel("||f(x + d) - f(x)|| / ||d||")
     ax.set_title("Gain of perturbations, whole network")
-    ax.legend(fontsize=7)

@@ -40,7 +40,6 @@ def plot_norms(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel(f"dual norm of the loss gradient, q = {', '.join(sorted(orders))}")
     ax.set_ylabel("share of samples below")
     ax.set_title("Loss gradients")
-    ax.legend()
 
 
 def plot_damage(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -64,7 +63,6 @@ def plot_damage(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("predicted rise of the loss, eps ||grad L||")
     ax.set_ylabel("measured rise of the loss")
     ax.set_title("Damage by the attack")
-    ax.legend()
 
 
 def plot_active(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -93,4 +91,3 @@ def plot_active(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_ylim(0, 1)
     ax.set_ylabel("share of active units")
     ax.set_title("Activations after each layer")
-    ax.legend(fontsize=7)

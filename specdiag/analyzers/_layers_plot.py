@@ -15,6 +15,8 @@ STDS = {"sigma_std": "operator", "circular_std": "circular", "kernel_std": "resh
 
 def draw(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Two panels for one checkpoint, three for several."""
+    from specdiag.analyzers._keys import keys
+
     known = {label: data for label, data in runs.items() if "sigma_std" in data}
     panels: list[Any] = [_stds, _spectra] if len(known) == 1 else [_stds, _accumulated, _spectra]
     if not known:
@@ -22,6 +24,7 @@ def draw(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     figure.set_size_inches(6.2 * len(panels), 4.8)
     for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(known, ax)
+    keys(figure, known)
 
 
 def _stds(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -47,7 +50,6 @@ def _stds(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_ylim(bottom=0)
     ax.set_ylabel("STD of the singular values")
     ax.set_title("Spread of each layer's spectrum")
-    ax.legend()
 
 
 def _accumulated(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -64,19 +66,19 @@ def _accumulated(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
         for kind, (array, what) in enumerate(STDS.items()):
             gap = np.nan_to_num(data[array].sel(layer=shared).values - first[array].sel(layer=shared).values)
             up, down = gap[gap > 0], gap[gap < 0]
+            total = f": +{up.sum():.3g} in {len(up)}, {down.sum():.3g} in {len(down)}"
             ax.plot(
                 range(len(shared)),
                 np.cumsum(gap),
                 color=colour(number),
                 ls=LINES[kind],
                 lw=1.4,
-                label=f"{label}, {what}: +{up.sum():.3g} in {len(up)}, {down.sum():.3g} in {len(down)}",
+                label=f"{label}, {what}{total if len(others) == 1 else ''}",
             )
     ax.axhline(0, color="#888888", lw=0.8)
     _name_layers(ax, names)
     ax.set_ylabel(f"accumulated STD minus that of {base}")
     ax.set_title("Which layers grew or fell")
-    ax.legend(fontsize=7)
 
 
 def _spectra(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -103,7 +105,6 @@ def _spectra(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("singular value")
     ax.set_ylabel("share of the singular values below")
     ax.set_title("Spectra, first layer pale to last layer full")
-    ax.legend()
 
 
 def _kernels(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -124,7 +125,6 @@ def _kernels(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     _name_layers(ax, names)
     ax.set_ylabel("norm of the reshaped kernel")
     ax.set_title("Reshaped kernels (no input size known)")
-    ax.legend()
 
 
 def _name_layers(ax: Axes, names: list[str]) -> None:

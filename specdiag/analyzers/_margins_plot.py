@@ -32,7 +32,6 @@ def plot_margins(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("margin (logit)")
     ax.set_ylabel("density over its maximum")
     ax.set_title("Margins, clean")
-    ax.legend(fontsize=7)
 
 
 def plot_attacked(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -65,7 +64,6 @@ def plot_attacked(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("gamma (logit)")
     ax.set_ylabel("margin loss L_gamma")
     ax.set_title("Margins up to gamma, attacked and clean")
-    ax.legend(fontsize=7)
 
 
 def plot_normalised(runs: Mapping[str, xarray.Dataset], ax: Axes, theorem: str) -> None:
@@ -90,7 +88,6 @@ def plot_normalised(runs: Mapping[str, xarray.Dataset], ax: Axes, theorem: str) 
     ax.set_xlabel("normalised margin M / sqrt(Phi)")
     ax.set_ylabel("share of samples up to it")
     ax.set_title(f"Margins over capacity, {theorem.upper()}")
-    ax.legend(fontsize=7)
 
 
 def plot_instance(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -106,4 +103,3 @@ def plot_instance(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("distance to the decision boundary (l2, input)")
     ax.set_ylabel("share of samples below")
     ax.set_title("Margins in input space")
-    ax.legend()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specdiag.analyzers._drawing import training_eps
+from specdiag.analyzers._keys import keys
 from specdiag.figures import LINES, MARKERS, colour
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def draw(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
     for ax, panel in zip(axes, panels, strict=False):
         panel(runs, ax)
+    keys(figure, runs)
 
 
 def _lines(runs: Mapping[str, xarray.Dataset]) -> list[tuple[int, int, str, xarray.Dataset]]:
@@ -69,7 +71,6 @@ def _accuracy(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel(_xlabel(first))
     ax.set_ylabel("accuracy (%)")
     ax.set_title("Accuracy under attack (95 % intervals)")
-    ax.legend(fontsize=8)
 
 
 def _controls(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -125,7 +126,6 @@ def _damage(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel(_xlabel(first))
     ax.set_ylabel("cross-entropy added (nat)")
     ax.set_title("Adversarial damage (mean, std. error)")
-    ax.legend(fontsize=8)
 
 
 def _penalised(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -141,7 +141,6 @@ def _penalised(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("mean ||perturbation||")
     ax.set_ylabel("accuracy (%)")
     ax.set_title("wrm: accuracy against mean norm")
-    ax.legend(fontsize=8)
 
 
 def _xlabel(data: xarray.Dataset) -> str:

@@ -160,6 +160,9 @@ def summarise(data: xarray.Dataset) -> Summary:
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """|cos| against rank, one curve per run and the controls; panels for the sweeps where they were asked for."""
+    from specdiag.analyzers._keys import keys, labelled
+
+    plain, runs = runs, labelled(runs)
     panels = [_plot_ranks]
     if any("eps_cosine" in data for data in runs.values()):
         panels.append(_plot_eps)
@@ -169,13 +172,15 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
         figure.set_size_inches(5.4 * len(panels), 4.4)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, draw in zip(axes, panels, strict=True):
-        draw(runs, ax)
+        # a sweep has its eps on the axis
+        draw(plain if draw is _plot_eps else runs, ax)
+    keys(figure, runs)
 
 
 _CONTROLS = (
-    ("random_cosine", "random perturbations", "#777777", ":"),
-    ("random_network_cosine", "same, in a random network's vectors", "#999933", "--"),
-    ("random_self_cosine", "random network, its own perturbations", "#882255", "-."),
+    ("random_cosine", "random perturbations", "#777777", "-"),
+    ("random_network_cosine", "in a random network's vectors", "#999933", "--"),
+    ("random_self_cosine", "random network itself", "#882255", "-."),
 )
 
 
@@ -201,7 +206,6 @@ def _plot_ranks(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("rank of the singular vector")
     ax.set_ylabel("|cos| of perturbation and right singular vector")
     ax.set_title("Alignment with singular vectors (mean, std. error)")
-    ax.legend()
 
 
 def _plot_eps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -219,7 +223,6 @@ def _plot_eps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_xlabel("eps")
     ax.set_ylabel("|cos| with the dominant singular vector")
     ax.set_title("Alignment against perturbation size")
-    ax.legend()
 
 
 def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -235,11 +238,12 @@ def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
         )
         mean, _ = mean_and_error(data["step_logit_cosine"].values[:, :, 0])
         ax.plot(steps, mean, color=colour(number), ls=":", lw=1.2, label=f"{label}: u_k with u_1")
+        if len(steps) <= 20:
+            ax.set_xticks(steps)
     ax.set_ylim(0, 1)
     ax.set_xlabel("attack step k")
     ax.set_ylabel("|cos| with the dominant singular vectors")
     ax.set_title("Directions after k attack steps")
-    ax.legend()
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:

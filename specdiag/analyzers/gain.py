@@ -159,7 +159,9 @@ def summarise(data: xarray.Dataset) -> Summary:
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Distribution of the input gain, and gains of perturbations layer by layer beside the operator norms."""
     from specdiag.analyzers._gain_plot import plot_first_order, plot_inputs, plot_layers
+    from specdiag.analyzers._keys import keys, labelled
 
+    runs = labelled(runs)
     panels = []
     if any("gain" in data for data in runs.values()):
         panels.append(plot_inputs)
@@ -168,6 +170,7 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     figure.set_size_inches(5.6 * len(panels), 4.8)
     for ax, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(runs, ax)
+    keys(figure, runs)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:

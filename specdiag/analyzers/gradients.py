@@ -187,13 +187,16 @@ def summarise(data: xarray.Dataset) -> Summary:
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Distribution of the loss gradient's dual norm, measured against predicted damage, and active shares."""
     from specdiag.analyzers._gradients_plot import plot_active, plot_damage, plot_norms
+    from specdiag.analyzers._keys import keys, labelled
 
+    runs = labelled(runs)
     panels = [plot_norms, plot_damage]
     if any("active_share" in data for data in runs.values()):
         panels.append(plot_active)
     figure.set_size_inches(5.4 * len(panels), 4.6)
     for ax, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(runs, ax)
+    keys(figure, runs)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:

@@ -105,6 +105,8 @@ def _distances(model: Model, options: Options) -> tuple[float, ...]:
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Deviation from linearity and largest singular value against distance (roth2020 Fig. 2)."""
+    from specdiag.analyzers._keys import keys
+
     figure.set_size_inches(10.8, 4.6)
     left, right = figure.subplots(1, 2)
     first = next(iter(runs.values()))
@@ -116,6 +118,7 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     else:
         _curves(runs, right, "same_activations", "share of activations with the same sign")
         right.set_title("Activation signs in common with x")
+    keys(figure, runs)
 
 
 def _unit_of(data: xarray.Dataset, name: str) -> str:
@@ -144,7 +147,6 @@ def _curves(runs: Mapping[str, xarray.Dataset], ax: Axes, name: str, ylabel: str
     training_lines(runs, ax, "l2")
     ax.set_xlabel("distance ||z|| from x")
     ax.set_ylabel(ylabel)
-    ax.legend(fontsize=8)
 
 
 def _at_zero(data: xarray.Dataset, name: str) -> tuple[float, float]:

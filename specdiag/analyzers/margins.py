@@ -166,8 +166,10 @@ def summarise(data: xarray.Dataset) -> Summary:
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Distributions of margins, clean and attacked; probabilities; normalised margins where there are any."""
+    from specdiag.analyzers._keys import keys, labelled
     from specdiag.analyzers._margins_plot import plot_attacked, plot_instance, plot_margins, plot_normalised
 
+    runs = labelled(runs)
     panels: list[Any] = [plot_margins, plot_attacked]
     if any("instance_margin" in data for data in runs.values()):
         panels.append(plot_instance)
@@ -189,6 +191,7 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
         draw(runs, ax)
     for ax in axes[len(panels) :]:
         ax.remove()
+    keys(figure, runs)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:

@@ -145,8 +145,10 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Mean singular value against rank with a standard-error band, one curve per run (roth2020 Fig. 1 left)."""
     import numpy as np
 
+    from specdiag.analyzers._keys import keys, labelled
     from specdiag.figures import colour, line_with_band, log_axis
 
+    runs = labelled(runs)
     ax = figure.add_subplot()
     for number, (label, data) in enumerate(runs.items()):
         values = data["singular_values"].values
@@ -174,7 +176,7 @@ def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     if len(ax.get_lines()) and len(next(iter(runs.values()))["rank"]) <= 20:
         ax.set_xticks(next(iter(runs.values()))["rank"].values)
     ax.set_title("Jacobian spectrum: mean and standard error over samples")
-    ax.legend()
+    keys(figure, runs)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:

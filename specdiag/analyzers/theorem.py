@@ -21,6 +21,8 @@ PLACES = ("inside", "outside")
 SHARE = 0.9
 # with a tolerance beyond this the cell is too small for the precision to say anything
 DECIDABLE = 0.1
+# gradients after which the nearest wall is usually certain
+USUAL = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,37 @@ def _steps(options: Options) -> int:
     return int(options.attack.values.get("steps", 10))
 
 
+def forecast(model: Model, options: Options, samples: int, chunk: int) -> str:
+    """Gradients of the cells' radii and their rough time, measured on one gradient."""
+    from specdiag.analyzers import _attacked, _cells
+    from specdiag.errors import SpecdiagError
+    from specdiag.sampling import CHUNK_MULTIPLE
+
+    double = _attacked.in_double(model)
+    rows = min(chunk, -(-samples // CHUNK_MULTIPLE) * CHUNK_MULTIPLE)
+    try:
+        walls, gradients, products, each = _cells.cost(double, rows, options.cell_budget)
+    except SpecdiagError:
+        # the run itself says what is wrong
+        return "theorem: the cost cannot be told beforehand."
+    chunks = -(-samples // rows)
+    least = chunks * (products + each * (model.outputs + 4 * _steps(options)))
+    if not gradients:
+        return (
+            f"theorem: {walls:,} walls of the cell for each of {samples} samples, about {_readable(least)}."
+        )
+    most = least + chunks * gradients * each
+    return (
+        f"theorem: {walls:,} walls of the cell for each of {samples} samples, nearest ones first, at most {gradients:,} "
+        f"gradients (--cell-budget): about {_readable(least + chunks * USUAL * each)} if the usual {USUAL} are enough, "
+        f"at most {_readable(most)}."
+    )
+
+
+def _readable(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
 def summarise(data: xarray.Dataset) -> Summary:
     """Share of decidable samples for which both iterations agree."""
     import numpy as np
@@ -131,10 +164,14 @@ def summarise(data: xarray.Dataset) -> Summary:
 
 def plot(runs: Mapping[str, xarray.Dataset], figure: Figure) -> None:
     """Radii of the cells, and how far the attack's direction is from the power method's, step by step."""
+    from specdiag.analyzers._keys import keys, labelled
+
+    runs = labelled(runs)
     figure.set_size_inches(10.8, 4.4)
     left, right = figure.subplots(1, 2)
     _plot_radii(runs, left)
     _plot_steps(runs, right)
+    keys(figure, runs)
 
 
 def _plot_radii(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -148,15 +185,16 @@ def _plot_radii(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
             ("visited_radius", ":", "along the attack's first step"),
         ):
             values = data[name].values if name == "cell_radius" else data[name].values[:, 0]
-            values = np.sort(values[np.isfinite(values) & (values > 0)])
-            share = np.arange(1, len(values) + 1) / max(1, len(data[name]))
+            known = np.sort(values[~np.isnan(values)])
+            shown = np.isfinite(known) & (known > 0)
+            # points on a wall have radius zero: left of the axis, and counted
+            values, share = known[shown], (np.arange(1, len(known) + 1) / max(1, len(known)))[shown]
             ax.step(values, share, where="post", color=colour(number), ls=line, label=f"{label}: {what}")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("distance to the nearest wall of the linear cell")
-    ax.set_ylabel("share of samples")
+    ax.set_ylabel("share of samples up to it")
     ax.set_title("Size of the linear cells")
     log_axis(ax, "x")
-    ax.legend(fontsize=8)
 
 
 def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
@@ -178,7 +216,6 @@ def _plot_steps(runs: Mapping[str, xarray.Dataset], ax: Axes) -> None:
     ax.set_ylabel("||v_attack - v_power||")
     ax.set_title("Attack against power method (median, 10-90 %)")
     log_axis(ax, "y")
-    ax.legend(fontsize=8)
 
 
 def table(data: xarray.Dataset) -> tuple[list[str], list[list[str]]]:
@@ -311,4 +348,5 @@ ANALYZER = Analyzer(
     sentence=sentence,
     checks=checks,
     memory=lambda options, sizes: 8 * sizes["K"] * sizes["D"],
+    forecast=forecast,
 )

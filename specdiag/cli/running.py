@@ -98,6 +98,9 @@ def _run_one(
             say(line)
         if not hush:
             say(prepared.header)
+            if analyzer.forecast is not None:
+                task: Any = prepared.task
+                say(analyzer.forecast(task.model, task.options, len(task.data), task.chunk))
         return jobs.run_to_file(
             prepared.task,
             target,
