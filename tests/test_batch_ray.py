@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,19 @@ from batch_common import contents, leftovers, project
 from command import run
 from conftest import ROOT
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ray = pytest.importorskip("ray")
+from specdiag.batch import plan as plans
+from specdiag.batch.on_ray import Cluster
+from specdiag.batch.ray_address import settle
+from specdiag.batch.schedule import Schedule
+from specdiag.batch.settings import load
 
-from specdiag.batch import plan as plans  # noqa: E402
-from specdiag.batch.on_ray import Cluster  # noqa: E402
-from specdiag.batch.schedule import Schedule  # noqa: E402
-from specdiag.batch.settings import load  # noqa: E402
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="ray is not installed (specdiag[ray])"
+    ),
+]
+LIMIT = 240
 
 CONFIG = """
 checkpoints = ["runs/*.pt"]
@@ -43,22 +51,50 @@ def whole(config: Path) -> dict[str, bytes]:
     return contents(config.parent / "whole")
 
 
+@pytest.fixture(autouse=True)
+def not_for_ever() -> Iterator[None]:
+    """A cluster that hangs fails its test and not the whole run."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[Any]:
-    """A head and one more node, with one CPU each."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The head of a cluster on 127.0.0.1 with one CPU."""
+    settle(None)
     from ray.cluster_utils import Cluster as Nodes
 
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    arguments = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    nodes = Nodes(initialize_head=True, head_node_args=arguments)
-    nodes.second = nodes.add_node(num_cpus=1, node_ip_address="127.0.0.1")
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    # objects in a file: /dev/shm is small in many containers
+    store = {"object_store_memory": 80_000_000, "plasma_directory": str(tmp_path_factory.mktemp("objects"))}
+    nodes = Nodes()
+    nodes.more = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False, **store}
+    nodes.add_node(**nodes.more)
     yield nodes
-    ray.shutdown()
     nodes.shutdown()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
-@pytest.mark.slow
+@pytest.fixture
+def two_nodes(head: Any) -> Iterator[Any]:
+    """The head and one more node; the first task on each starts its worker process."""
+    import ray
+
+    if len(head.list_all_nodes()) < 2:
+        head.second = head.add_node(**head.more)
+    ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
+    yield head
+    ray.shutdown()
+
+
 def test_the_command_gives_the_bytes_of_the_local_executor(
     config: Path, whole: dict[str, bytes], two_nodes: Any, tmp_path: Path
 ) -> None:
@@ -72,10 +108,11 @@ def test_the_command_gives_the_bytes_of_the_local_executor(
     assert again.stderr.count("already there") == 4
 
 
-@pytest.mark.slow
 def test_nodes_that_see_no_journal_send_their_chunks(
     config: Path, whole: dict[str, bytes], two_nodes: Any, tmp_path: Path
 ) -> None:
+    import ray
+
     def there(call: Any, folder: str) -> Any:
         from specdiag.batch import on_ray
 
@@ -89,7 +126,6 @@ def test_nodes_that_see_no_journal_send_their_chunks(
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.slow
 def test_a_lost_node_costs_no_result(
     config: Path, whole: dict[str, bytes], two_nodes: Any, tmp_path: Path
 ) -> None:
@@ -100,6 +136,7 @@ def test_a_lost_node_costs_no_result(
         if count and not said:
             said.append(count)
             two_nodes.remove_node(two_nodes.second, allow_graceful=False)
+            assert len(two_nodes.list_all_nodes()) == 1
 
     results = Schedule(Cluster(), samples).run(plans.make(load(config), out=tmp_path))
     assert said
@@ -108,10 +145,8 @@ def test_a_lost_node_costs_no_result(
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there(config: Path, tmp_path: Path) -> None:
-    if ray.is_initialized():
-        ray.shutdown()
     done = run("batch", config, "--executor", "ray", "--address", "127.0.0.1:1", "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "cannot be reached" in done.stderr
+    assert "127.0.0.1:1 cannot be reached: nothing listens there" in done.stderr
+    assert not list(tmp_path.iterdir())

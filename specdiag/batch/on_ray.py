@@ -6,6 +6,7 @@ writes its chunks there and returns their numbers alone; from any other the arra
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -27,11 +28,14 @@ from specdiag.batch.calls import (
     Weighed,
     failure_of,
 )
+from specdiag.batch.ray_address import settle
 from specdiag.errors import MissingExtra, ResultsError, UsageError
 
 # how often a task is started again after its worker or node was lost
 RETRIES = 5
 _PROBES = 20
+# bytes of a cluster that is started here; Ray refuses less than 75 MB
+_STORE = 200_000_000
 
 
 class Cluster:
@@ -41,17 +45,19 @@ class Cluster:
 
     def __init__(self, address: str | None = None, jobs: int | None = None) -> None:
         """Connect; address None takes the environment's RAY_ADDRESS, else starts a cluster of `jobs` CPUs here."""
-        # set before the library is imported: nothing is reported to anyone
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtra("ray", "ray") from None
+        if importlib.util.find_spec("ray") is None:
+            raise MissingExtra("ray", "ray")
+        address = address or os.environ.get("RAY_ADDRESS")
+        # Ray reads its environment when it is imported
+        settle(address)
+        import ray
+
         self._ray: Any = ray
         self._owner = not self._ray.is_initialized()
         if self._owner:
-            _connect(ray, address or os.environ.get("RAY_ADDRESS"), jobs)
-        cpus = int(self._ray.cluster_resources().get("CPU", 1))
+            _connect(ray, address, jobs)
+        resources = self._ray.cluster_resources()
+        cpus, self._gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         self.width = max(1, min(cpus, jobs or cpus))
         self._remote: Any = self._ray.remote(max_retries=RETRIES)(_there)
         self._running: dict[Any, Call] = {}
@@ -102,7 +108,8 @@ class Cluster:
             self._ray.shutdown()
 
     def _send(self, call: Call) -> None:
-        gpus = 1 if call.job.shared.device.startswith("cuda") else 0
+        device = call.job.shared.device
+        gpus = 1 if device.startswith("cuda") or (device == "auto" and self._gpus) else 0
         asked = self._remote.options(
             num_cpus=call.job.shared.threads, num_gpus=gpus, name=f"{call.job} {call.step}"
         )
@@ -202,7 +209,14 @@ def _connect(ray: Any, address: str | None, jobs: int | None) -> None:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
-            ray.init(num_cpus=jobs or os.cpu_count(), _node_ip_address="127.0.0.1", **quiet)
+            # small results alone pass through the object store; the whole of /dev/shm is not asked for
+            ray.init(
+                address="local",
+                num_cpus=jobs or os.cpu_count(),
+                object_store_memory=_STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
         else:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -193,6 +193,8 @@ def _run(plan: Plan, executor: Executor, *, resume: bool, quiet: bool) -> list[R
                 say(f"[{done[1]}/{len(plan.jobs)}] {result.job}: {_ending(result)}")
 
         schedule = Schedule(executor, samples, say, ended)
+        if hasattr(executor, "describe") and not quiet:
+            say(executor.describe())
         if hasattr(executor, "listener"):
             executor.listener = schedule.heard
         return schedule.run(plan)
