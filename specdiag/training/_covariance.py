@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from specdiag.linalg.displacement import displacement_pairs, displacement_sums
+
 
 def full_moments(delta: torch.Tensor) -> torch.Tensor:
     """E[delta delta^T], (D, D), of perturbations (N, ...) (eq. 15)."""
@@ -18,14 +20,7 @@ def displacement_moments(delta: torch.Tensor) -> torch.Tensor:
     delta: (N, C, H, W).
     """
     height, width = delta.shape[2:]
-    grid = (2 * height - 1, 2 * width - 1)
-    symbol = torch.fft.fft2(delta, s=grid)
-    cross = torch.einsum("nahw,nbhw->abhw", symbol.conj(), symbol) / len(delta)
-    sums = torch.fft.fftshift(torch.fft.ifft2(cross).real, dim=(2, 3))
-    rows = height - torch.arange(1 - height, height, device=delta.device).abs()
-    columns = width - torch.arange(1 - width, width, device=delta.device).abs()
-    moments: torch.Tensor = sums / (rows[:, None] * columns)
-    return moments
+    return displacement_sums(delta) / len(delta) / displacement_pairs(height, width, delta.device)
 
 
 def times_full(moments: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
