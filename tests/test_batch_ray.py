@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from command import run
 from conftest import ROOT
 
 from specdiag.batch import plan as plans
-from specdiag.batch.on_ray import Cluster
+from specdiag.batch.on_ray import RETRIES, Cluster
 from specdiag.batch.ray_address import settle
 from specdiag.batch.schedule import Schedule
 from specdiag.batch.settings import load
@@ -129,20 +131,32 @@ def test_nodes_that_see_no_journal_send_their_chunks(
 def test_a_lost_node_costs_no_result(
     config: Path, whole: dict[str, bytes], two_nodes: Any, tmp_path: Path
 ) -> None:
-    """The second node is killed when the first chunks are done; its tasks are computed on the other."""
-    said: list[int] = []
+    """The second node is killed while it computes chunks; they are computed on the other."""
+    import ray
 
-    def samples(count: int) -> None:
-        if count and not said:
-            said.append(count)
-            two_nodes.remove_node(two_nodes.second, allow_graceful=False)
-            assert len(two_nodes.list_all_nodes()) == 1
+    victim, marker = two_nodes.second.node_id, tmp_path / "computing"
 
-    results = Schedule(Cluster(), samples).run(plans.make(load(config), out=tmp_path))
-    assert said
+    def there(call: Any, folder: str) -> Any:
+        from specdiag.batch import on_ray
+
+        if call.step == "compute" and ray.get_runtime_context().get_node_id() == victim:
+            marker.touch()
+            time.sleep(60)
+        return on_ray._there(call, folder)
+
+    def kill() -> None:
+        while not marker.exists():
+            time.sleep(0.05)
+        two_nodes.remove_node(two_nodes.second, allow_graceful=False)
+
+    threading.Thread(target=kill, daemon=True).start()
+    cluster = Cluster()
+    cluster._remote = ray.remote(max_retries=RETRIES)(there)
+    results = Schedule(cluster).run(plans.make(load(config), out=tmp_path / "out"))
+    assert marker.exists()
     assert {result.status for result in results} == {"computed"}
-    assert contents(tmp_path) == whole
-    assert leftovers(tmp_path) == []
+    assert contents(tmp_path / "out") == whole
+    assert leftovers(tmp_path / "out") == []
 
 
 def test_a_cluster_that_is_not_there(config: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class Cluster:
             self._ray.get(empty.remote())
             seconds.append(time.perf_counter() - start)
         overhead = 1000 * statistics.median(seconds)
-        return f"ray: {alive} nodes, {self.width} tasks at a time, {overhead:.1f} ms overhead per task"
+        nodes = "1 node" if alive == 1 else f"{alive} nodes"
+        return f"ray: {nodes}, {self.width} tasks at a time, {overhead:.1f} ms overhead per task"
 
     def submit(self, call: Call) -> None:
         """Take a call; results files are written here, so `finish` runs here at once."""
