@@ -47,6 +47,8 @@ class ModelInfo:
     train: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
     coverage: str = ""
+    trusted: tuple[str, ...] = ()
+    input_layer: str = ""
 
 
 class Model:

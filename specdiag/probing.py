@@ -17,8 +17,9 @@ class Facts:
     """What one forward pass tells.
 
     outputs: K; head: path of the last linear layer if its output is the network's output, else None; features: size F
-    of its input; activations: number of values that the leaf modules put out for one sample; layers: module paths in
-    the order in which they ran; has_convolution: whether a 2-d convolution ran.
+    of its input; activations: number of values that the leaf modules put out for one sample (without any,
+    that a backward pass keeps); layers: module paths in the order in which they ran; has_convolution: whether a 2-d
+    convolution ran.
     """
 
     outputs: int
@@ -69,6 +70,8 @@ def probe(network: nn.Module, x: torch.Tensor) -> Facts:
             f"first at {_where(network, x, mixed, _same_first_row)}.",
             "Use a layer that treats samples apart (BatchNorm needs its running statistics).",
         )
+    if not first.activations:
+        first.activations = _saved(network, x[:1])
     return _facts(first, x)
 
 
@@ -116,9 +119,12 @@ def _trace(network: nn.Module, x: torch.Tensor, keep: bool = False) -> _Trace:
             trace.result = first_tensor(network(x))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        todo = "Check that --arch, --data and --arch-arg belong together."
+        tables = [name for name, module in network.named_modules() if isinstance(module, nn.Embedding)]
+        if tables and bool((x == x.round()).all()):
+            todo = f"Token numbers have no derivative; their embeddings have: add --input-layer {tables[0]}."
         raise DataError(
-            f"The network cannot run on inputs of shape {tuple(x.shape[1:])}: {reason}",
-            "Check that --arch, --data and --arch-arg belong together.",
+            f"The network cannot run on inputs of shape {tuple(x.shape[1:])}: {reason}.", todo
         ) from error
     finally:
         for handle in handles:
@@ -127,8 +133,27 @@ def _trace(network: nn.Module, x: torch.Tensor, keep: bool = False) -> _Trace:
     return trace
 
 
+def _saved(network: nn.Module, x: torch.Tensor) -> int:
+    """Number of values that a backward pass would keep for one sample: for networks without modules to watch."""
+    weights = {value.untyped_storage().data_ptr() for value in (*network.parameters(), *network.buffers())}
+    seen: dict[int, int] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        place = value.untyped_storage().data_ptr()
+        if place not in weights:
+            seen[place] = max(seen.get(place, 0), value.numel())
+        return value
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        network(x.detach().clone().requires_grad_(x.is_floating_point()))
+    return sum(seen.values())
+
+
 def _where(
-    network: nn.Module, x: torch.Tensor, other: torch.Tensor, same: Callable[[torch.Tensor, torch.Tensor], bool]
+    network: nn.Module,
+    x: torch.Tensor,
+    other: torch.Tensor,
+    same: Callable[[torch.Tensor, torch.Tensor], bool],
 ) -> str:
     """The first module whose values for x and for other are not the same."""
     first, second = _trace(network, x, keep=True), _trace(network, other, keep=True)

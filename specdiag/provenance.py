@@ -73,6 +73,7 @@ def identity(info: ModelInfo, normalisation: Normalisation, space: str) -> dict[
         "mean": list(normalisation.mean),
         "std": list(normalisation.std),
         "space": space,
+        **({"input_layer": info.input_layer} if info.input_layer else {}),
     }
 
 
@@ -109,7 +110,14 @@ def versions() -> dict[str, str]:
 def describe(model: Model) -> dict[str, Any]:
     """The checkpoint's part of the record."""
     settings = checkpoint_settings(model)
-    return {"path": model.info.path, "name": model.info.name, "coverage": model.info.coverage, **settings}
+    trusted = {"trusted": list(model.info.trusted)} if model.info.trusted else {}
+    return {
+        "path": model.info.path,
+        "name": model.info.name,
+        "coverage": model.info.coverage,
+        **trusted,
+        **settings,
+    }
 
 
 def record(
@@ -163,6 +171,8 @@ def record_weights(dataset: xarray.Dataset, task: WeightsTask, notes: Sequence[s
     info = task.weights.info
     known = identity(info, task.weights.normalisation, "data")
     checkpoint = {"path": info.path, "name": info.name, "coverage": info.coverage, **known}
+    if info.trusted:
+        checkpoint["trusted"] = list(info.trusted)
     settings = settings_of_weights(task)
     return record(
         dataset,

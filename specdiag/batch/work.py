@@ -41,6 +41,7 @@ from specdiag.jobs import (
 )
 from specdiag.jobs.memory import parse_bytes
 from specdiag.journal import differences
+from specdiag.loading.checkpoints import Trust
 from specdiag.loading.datasets import Data
 from specdiag.loading.resolve import Wanted
 from specdiag.locks import lent_lock
@@ -95,6 +96,8 @@ def common_of(job: Job) -> Common:
         compile=shared.compile,
         max_memory=None if shared.max_memory is None else parse_bytes(shared.max_memory),
         batch_size=None if shared.batch_size == "auto" else shared.batch_size,
+        input_layer=shared.input_layer,
+        trust=Trust(shared.trust_pickle, shared.trust_code),
     )
 
 

@@ -85,6 +85,28 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
         OptionalText,
         _option("--weights", help="Which weights of a file that holds several.", metavar="NAME"),
     ),
+    "input_layer": (
+        OptionalText,
+        _option(
+            "--input-layer",
+            help="Take the output of this module as the input: embeddings of a text model.",
+            metavar="MODULE",
+        ),
+    ),
+    "trust_pickle": (
+        bool,
+        _option(
+            "--trust-pickle",
+            help="Run the Python code of a pickled network; only where you trust its author.",
+        ),
+    ),
+    "trust_code": (
+        bool,
+        _option(
+            "--trust-code",
+            help="Run the program in a TorchScript, torch.export or torch.package file; likewise.",
+        ),
+    ),
     "layout": (OptionalText, _option("--layout", help="Axes of images in an .npz.", metavar="nchw|nhwc")),
     "device": (
         OptionalText,
@@ -136,6 +158,8 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
     "quiet": (bool, _option("--quiet", "-q", help="No progress and no tables.")),
 }
 DEFAULTS: dict[str, Any] = {
+    "trust_pickle": False,
+    "trust_code": False,
     "download": False,
     "overwrite": False,
     "json": False,
@@ -154,6 +178,7 @@ CONFIG_KEYS = (
     "batch_size",
     "layout",
     "weights",
+    "input_layer",
     "out",
 )
 
@@ -172,6 +197,7 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
     """The shared options, checked: flag, then configuration file, then default."""
     from specdiag.jobs import Common
     from specdiag.jobs.memory import parse_bytes
+    from specdiag.loading.checkpoints import Trust
     from specdiag.loading.factories import parse_arch_args
     from specdiag.loading.resolve import Wanted
 
@@ -205,6 +231,9 @@ def common_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> Common:
         threads=None if take("threads", None) is None else _whole("--threads", take("threads", 1), 1),
         batch_size=None if batch_size in (None, "auto") else _whole("--batch-size", batch_size, 1),
         max_memory=None if limit is None else parse_bytes(limit),
+        input_layer=take("input_layer", None),
+        # by flags alone: a specdiag.toml that came with a download must not decide this
+        trust=Trust(bool(values.get("trust_pickle")), bool(values.get("trust_code"))),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from specdiag.attacks._eps import resolve_options
 from specdiag.errors import ArchitectureError, UsageError
+from specdiag.jobs import inner
 from specdiag.jobs.memory import fitting_chunk, predicted, readable
 from specdiag.loading import architectures
-from specdiag.loading.checkpoints import Checkpoint, read_checkpoint
+from specdiag.loading.checkpoints import Checkpoint, Trust, read_checkpoint
 from specdiag.loading.datasets import Data, load_data
+from specdiag.loading.matching import Coverage
+from specdiag.loading.reparam import unparametrise
 from specdiag.loading.resolve import Resolved, Wanted, resolve
-from specdiag.model import Model, ModelInfo, Normalisation, Space
+from specdiag.model import Model, ModelInfo, Normalisation, Scaler, Space
 from specdiag.options import takes_attack
 from specdiag.runner import Task, data_facts, make_batch
 from specdiag.sampling import Batch
@@ -47,6 +52,8 @@ class Common:
     compile: str = "off"
     batch_size: int | None = None
     max_memory: int | None = None
+    input_layer: str | None = None
+    trust: Trust = field(default_factory=Trust)
 
 
 def device_of(name: str) -> str:
@@ -66,7 +73,7 @@ def open_checkpoint(
     path: Path, common: Common, config: Mapping[str, Any], *, weights_only: bool = False
 ) -> tuple[Checkpoint, Resolved]:
     """Read a checkpoint and settle what it is to be loaded as."""
-    checkpoint = read_checkpoint(path, common.weights)
+    checkpoint = read_checkpoint(path, common.weights, trust=common.trust)
     return checkpoint, resolve(checkpoint, common.wanted, config, weights_only=weights_only)
 
 
@@ -90,6 +97,11 @@ def open_data(common: Common, resolved: Resolved, where: Path) -> Data:
 
 def open_model(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: Common) -> Model:
     """Build the network, load its weights strictly, freeze, move and probe it on two of the samples."""
+    return open_both(checkpoint, resolved, data, common)[0]
+
+
+def open_both(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: Common) -> tuple[Model, Data]:
+    """As `open_model`, and the data that the model takes: with --input-layer those are what that module puts out."""
     if resolved.architecture is None:
         raise ArchitectureError(
             f"{checkpoint.path} holds weights but no architecture.", "Pass it with --arch."
@@ -109,18 +121,39 @@ def open_model(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: C
         train=resolved.train,
         data=resolved.data or "",
         coverage=str(coverage),
+        trusted=checkpoint.trusted,
+        input_layer=common.input_layer or "",
     )
-    return Model(
+    normalisation = _normalisation(resolved, coverage)
+
+    def fresh() -> nn.Module:
+        return architectures.build(spec, args)
+
+    make = fresh
+    if common.input_layer is not None:
+        layer = common.input_layer
+        network = network.eval().requires_grad_(False).float()
+        shape = tuple(data.x.shape[1:])
+        x = Scaler(normalisation, shape)(torch.from_numpy(data.x)).float()
+        network, data = inner.from_layer(network, layer, x, data)
+        first = inner.as_tokens(network, x[:1])
+        normalisation = Normalisation()
+
+        def make() -> nn.Module:
+            return inner.cut(fresh(), layer, first)
+
+    model = Model(
         network,
         tuple(data.x.shape[1:]),
-        normalisation=_normalisation(resolved, coverage),
+        normalisation=normalisation,
         info=info,
         device=device_of(common.device),
         dtype=DTYPES[common.dtype],
         space=cast(Space, common.space),
-        factory=lambda: architectures.build(spec, args),
+        factory=None if resolved.architecture.carried else make,
         example=torch.from_numpy(data.x[:2]),
     )
+    return model, data
 
 
 def _normalisation(resolved: Resolved, coverage: Any) -> Normalisation:
@@ -177,8 +210,13 @@ def prepare(
         return _prepare_weights(analyzer, path, options, common, config)
     checkpoint, resolved = open_checkpoint(path, common, config)
     data = open_data(common, resolved, path)
-    model = open_model(checkpoint, resolved, data, common)
+    model, data = open_both(checkpoint, resolved, data, common)
     further = []
+    if others and common.input_layer is not None:
+        raise UsageError(
+            "--input-layer makes data of its own for each checkpoint, so several cannot be compared on them.",
+            "Leave it out.",
+        )
     for other in others:
         theirs = open_checkpoint(other, common, config)
         further.append(open_model(*theirs, data, common))
@@ -205,17 +243,23 @@ def _prepare_weights(
 ) -> Prepared:
     checkpoint, resolved = open_checkpoint(path, common, config, weights_only=True)
     normalisation = Normalisation(resolved.normalise, resolved.mean, resolved.std)
-    info = ModelInfo(name=path.stem, path=str(path), sha256=checkpoint.sha256, train=resolved.train)
+    info = ModelInfo(
+        name=path.stem,
+        path=str(path),
+        sha256=checkpoint.sha256,
+        train=resolved.train,
+        trusted=checkpoint.trusted,
+    )
     module, model, x = None, None, None
     shape = tuple(getattr(options, "input_size", None) or ()) or resolved.input_shape
-    if resolved.architecture is not None:
+    if resolved.architecture is not None and not _opaque(checkpoint, resolved):
         spec, args = resolved.architecture.spec, resolved.architecture.args
         network, coverage = _network(checkpoint, resolved)
         module = network.eval().requires_grad_(False)
         info = dataclasses.replace(info, architecture=spec, arch_args=args, coverage=str(coverage))
         if common.wanted.data is not None:
             data = open_data(common, resolved, path)
-            model = open_model(checkpoint, resolved, data, common)
+            model, data = open_both(checkpoint, resolved, data, common)
             x = model.to_model_space(model.to_input(data.x))
             shape = model.input_shape
     weights = Weights(module, checkpoint.tensors, shape, info, normalisation, model, x)
@@ -226,11 +270,27 @@ def _prepare_weights(
     )
 
 
+def _opaque(checkpoint: Checkpoint, resolved: Resolved) -> bool:
+    """Whether the network is a program without modules: then its weights are all that can be looked at."""
+    carried = checkpoint.carried
+    return (
+        resolved.architecture is not None
+        and resolved.architecture.carried
+        and carried is not None
+        and not carried.modules
+    )
+
+
 def _network(checkpoint: Checkpoint, resolved: Resolved) -> tuple[Any, Any]:
     if resolved.architecture is None:
         raise ArchitectureError(
             f"{checkpoint.path} holds weights but no architecture.", "Pass it with --arch."
         )
+    if resolved.architecture.carried and checkpoint.carried is not None:
+        network = copy.deepcopy(checkpoint.carried.network.requires_grad_(False)).eval()
+        unparametrise(network)
+        count = len(checkpoint.tensors)
+        return network, Coverage(count, count)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return architectures.network_for(

@@ -37,6 +37,11 @@ class Linearised:
             primal = x.detach().as_subclass(_Primal)
             primal.tape = self._tape
             out = function(primal)
+        if not isinstance(out, _Primal) and _depends(function, x):
+            raise ModelError(
+                "The network computes where its functions cannot be watched (TorchScript, ONNX), so it cannot be frozen.",
+                "Use --method autograd, or --method regression --activations free.",
+            )
         self.value = out.as_subclass(torch.Tensor)
 
     @property
@@ -55,6 +60,12 @@ class Linearised:
             tangent.tape = self._tape
             out = self._function(tangent)
         return out.as_subclass(torch.Tensor)
+
+
+def _depends(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> bool:
+    """Whether the function says that its values depend on x: a constant one needs no record."""
+    with torch.enable_grad():
+        return function(x.detach().clone().requires_grad_(True)).requires_grad
 
 
 class _Tape:

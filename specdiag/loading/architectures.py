@@ -47,13 +47,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A spec for `build` and its arguments."""
+    """A spec for `build` and its arguments; carried: the file brings the network along, and spec is what it is."""
 
     spec: str
     args: dict[str, Any] = field(default_factory=dict)
+    carried: bool = False
 
     def __str__(self) -> str:
         """As flags: `--arch cnn7 --arch-arg width=32`."""
+        if self.carried:
+            return self.spec
         flags = [f"--arch {shlex.quote(self.spec)}"]
         flags += [f"--arch-arg {shlex.quote(f'{key}={toml(value)}')}" for key, value in self.args.items()]
         return " ".join(flags)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from specdiag.errors import CheckpointError, suggest
 from specdiag.loading.prefixes import strip_wrappers
@@ -28,13 +29,14 @@ class Candidate:
 
     key: its dotted place in the file, '' for the top level; tensors: tensors, or what stands for them
     until they are wanted; others: names in the mapping that are no tensors; module: it was put together
-    from a pickled network or TorchScript module.
+    from a pickled network or TorchScript module; network: that network itself, where its code was allowed to run.
     """
 
     key: str
     tensors: dict[str, Any]
     others: tuple[str, ...] = ()
     module: bool = False
+    network: nn.Module | None = None
 
     @property
     def flag(self) -> str:
@@ -128,6 +130,10 @@ def _walk(content: Any, key: str, depth: int, seen: set[int]) -> Iterator[Candid
     if isinstance(content, Stub):
         seen.add(id(content))
         yield from _from_stub(content, key, depth, seen)
+        return
+    if isinstance(content, nn.Module):
+        seen.add(id(content))
+        yield Candidate(key, dict(content.state_dict()), network=content)
         return
     if isinstance(content, Mapping):
         entries = [(str(name), value) for name, value in _items(content)]

@@ -15,18 +15,20 @@ from typing import Any
 import torch
 
 from specdiag.errors import CheckpointError, UsageError
-from specdiag.loading import readers, reparam, sniff
+from specdiag.loading import readers, reparam, sniff, trusted
 from specdiag.loading.candidates import Candidate, candidates, choose
 from specdiag.loading.checks import check_tensors, tied
 from specdiag.loading.extras import without_copy, without_normaliser
 from specdiag.loading.factories import runs_code
 from specdiag.loading.facts import facts_of
 from specdiag.loading.prefixes import COUNTERS, strip_wrappers
+from specdiag.loading.programs import Carried
 from specdiag.loading.readers import sha256_of
 from specdiag.loading.references import ArrayRef, TensorRef, refuse_problem
 from specdiag.loading.text import shown, some
+from specdiag.loading.trusted import Trust
 
-__all__ = ["FORMAT_VERSION", "Checkpoint", "read_checkpoint", "save_checkpoint", "sha256_of"]
+__all__ = ["FORMAT_VERSION", "Checkpoint", "Trust", "read_checkpoint", "save_checkpoint", "sha256_of"]
 
 # 1: {'specdiag': JSON text, 'state_dict': {name: tensor}}
 FORMAT_VERSION = 1
@@ -43,7 +45,8 @@ class Checkpoint:
     name -> CPU tensor, wrapper prefixes removed, reparametrised weights folded; stripped: those
     prefixes; metadata: what specdiag wrote when it saved the file (empty for other files); findings:
     remarks for the user, each led by an id; facts: what another program wrote beside its weights
-    (`arch`, `epoch`, ...).
+    (`arch`, `epoch`, ...); carried: a network that the file brings along; trusted: what of the file was run
+    because the user asked for it (`pickle`, `code`).
     """
 
     path: Path
@@ -56,10 +59,17 @@ class Checkpoint:
     metadata: dict[str, Any]
     findings: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    carried: Carried | None = None
+    trusted: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path | str, weights: str | None = None, *, finite: bool = True) -> Checkpoint:
-    """Read the weights of a checkpoint without executing any of it.
+NO_TRUST = Trust()
+
+
+def read_checkpoint(
+    path: Path | str, weights: str | None = None, *, finite: bool = True, trust: Trust = NO_TRUST
+) -> Checkpoint:
+    """Read the weights of a checkpoint without executing any of it, unless `trust` says so.
 
     weights: dotted place of the mapping to take (`.` for the top level), or the front of its tensors'
     names; by default the largest mapping; finite: refuse NaN and infinite weights. Raises
@@ -67,10 +77,11 @@ def read_checkpoint(path: Path | str, weights: str | None = None, *, finite: boo
     """
     path = Path(path)
     format = sniff.identify(path)
-    if format not in sniff.LOADABLE:
+    allowed = trust.code and format in trusted.PROGRAMS
+    if format not in sniff.LOADABLE and not allowed:
         raise sniff.refusal(path, format)
     try:
-        return _read(path, format, weights, finite)
+        return _read(path, format, weights, finite, trust)
     except CheckpointError:
         raise
     except Exception as error:
@@ -80,9 +91,9 @@ def read_checkpoint(path: Path | str, weights: str | None = None, *, finite: boo
         raise CheckpointError(what, "Download or save it again.", reason="damaged-checkpoint") from error
 
 
-def _read(path: Path, format: str, weights: str | None, finite: bool) -> Checkpoint:
+def _read(path: Path, format: str, weights: str | None, finite: bool, trust: Trust) -> Checkpoint:
     digest = sha256_of(path)
-    content = readers.read(path, format)
+    content = trusted.read(path, format, trust) or readers.read(path, format)
     found = candidates(content.root)
     if not found and content.scan is not None and content.scan.blocked:
         raise readers.needs_code(path, content.scan)
@@ -109,6 +120,8 @@ def _read(path: Path, format: str, weights: str | None, finite: bool) -> Checkpo
         metadata=metadata,
         findings=(*_old_torch(), *content.findings, *_remarks(chosen, tensors, folded), *refused),
         facts={**facts_of(content.root), **content.facts, **(normalise or {})},
+        carried=content.carried if chosen.network is None else trusted.carried(chosen.network),
+        trusted=content.trusted,
     )
 
 

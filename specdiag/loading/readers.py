@@ -14,6 +14,7 @@ import torch
 from specdiag.errors import CheckpointError
 from specdiag.loading import salvage, tensor_files
 from specdiag.loading.archive import check_zip
+from specdiag.loading.programs import Carried
 from specdiag.loading.references import Storages
 from specdiag.loading.scan import Scan, scan
 from specdiag.loading.sniff import identify, refusal
@@ -22,13 +23,18 @@ from specdiag.loading.text import shown, some
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds: nested containers with tensors or references to them, and remarks."""
+    """What a file holds: nested containers with tensors or references to them, and remarks.
+
+    carried: a network that the file brings along; trusted: what the user's trust was used for (`pickle`, `code`).
+    """
 
     root: Any
     storages: Storages | None = None
     scan: Scan | None = None
     findings: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    carried: Carried | None = None
+    trusted: tuple[str, ...] = ()
 
 
 def read(path: Path, format: str) -> Content:
@@ -57,11 +63,10 @@ def needs_code(path: Path, found: Scan, flag: str = "") -> CheckpointError:
         todo = "Do not load it anywhere; ask its author for a state_dict or safetensors file."
         return CheckpointError(what, todo, reason="dangerous-pickle")
     what = f"{path} needs Python code to load: {some(found.blocked, 8)}. Nothing was executed."
-    todo = (
-        "Where you trust it, load it with its own code and save torch.save(model.state_dict(), 'weights.pt')."
-    )
+    todo = "where you trust its author, --trust-pickle runs that code."
     if flag:
-        todo = f"Its tensors alone can be read: add --weights {shown(flag)} and --arch. Or: {todo}"
+        todo = f"its tensors alone can be read: add --weights {shown(flag)} and --arch. Or, {todo}"
+    todo = todo[0].upper() + todo[1:]
     return CheckpointError(what, todo, reason="needs-code")
 
 

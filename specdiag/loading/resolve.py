@@ -69,13 +69,19 @@ def resolve(
     stated = normalisation is not None
     if normalisation is None and architecture is not None:
         normalisation = _beside(checkpoint, architecture, notes)
+    if normalisation is None and architecture is not None and architecture.carried:
+        notes.append(
+            "Its inputs are what the data give; where it expects them normalised, pass --mean and --std."
+        )
     if normalisation is None:
         free = weights_only or architecture is None or not _is_image(architecture)
         if not free:
             raise _unknown_normalisation(checkpoint, architecture, wanted, config)
         normalisation = ("none", (), ())
     shape = metadata.get("input_shape")
-    if shape is None and architecture is not None:
+    if shape is None and architecture is not None and architecture.carried and checkpoint.carried is not None:
+        shape = checkpoint.carried.input_shape
+    elif shape is None and architecture is not None:
         shape = architectures.input_shape(architecture.spec, architecture.args)
     data = wanted.data or metadata.get("data") or config.get("data")
     kind, mean, std = normalisation
@@ -96,6 +102,8 @@ def _beside(
     checkpoint: Checkpoint, architecture: Architecture, notes: list[str]
 ) -> tuple[str, tuple[float, ...], tuple[float, ...]] | None:
     """The normalisation that the file holds beside the network, as wrappers of robust training store it."""
+    if architecture.carried:
+        return None
     found = architectures.normaliser(checkpoint.tensors, architecture.spec, architecture.args)
     if found is None:
         return None
@@ -120,6 +128,10 @@ def _architecture(
         if spec:
             merged = dict(args) if not source else {**args, **wanted.arch_args}
             return Architecture(str(spec), merged), []
+        if not source and checkpoint.carried is not None:
+            return Architecture(checkpoint.carried.title, {}, carried=True), [
+                f"Architecture: {checkpoint.carried.title}, which the file brings along."
+            ]
     matches = architectures.match(checkpoint.tensors, architectures.hints(checkpoint.facts))
     if len(matches) == 1:
         return matches[0], [
@@ -141,7 +153,7 @@ def _architecture(
 
 
 def _is_image(architecture: Architecture) -> bool:
-    if architectures.runs_code(architecture.spec):
+    if architecture.carried or architectures.runs_code(architecture.spec):
         # the user's own code may normalise inside
         return False
     shape = architectures.input_shape(architecture.spec, architecture.args)
