@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from _layer_networks import network, recorded, rnd
+from _table import markdown
 from torch import nn
 
+from specdiag.errors import SpecdiagError
 from specdiag.linalg.layers import Convolution
+from specdiag.linalg.spectra import Settings, of_convolution
 
 
 def recipe(kernel: np.ndarray, size: int, stride: int) -> np.ndarray:
@@ -75,3 +80,75 @@ TOOLS: dict[str, Callable[[Convolution], tuple[float, float | None]]] = {
     "WeightWatcher": weightwatcher,
     "orthogonium (Delattre 2024 bound)": orthogonium,
 }
+
+
+def tools_lines() -> list[str]:
+    """Published tools on three layers: what they say, ours, the truth, and the times."""
+    layers, known = network(), recorded()
+    rows = []
+    for name in ("conv1", "layer3.0.conv1", "layer3.1.conv1"):
+        layer, truth = layers[name], known.get(name)
+        if truth is not None:
+            rows.append(
+                [
+                    name,
+                    f"truth (dense, {truth['count']:,} values)",
+                    f"{truth['sigma_max']:.4f}",
+                    "",
+                    f"{truth['std']:.4f}",
+                    "",
+                    f"{truth['seconds']:.0f}",
+                ]
+            )
+        own = {"specdiag": of_layer, "specdiag, quick look": quick_look}
+        for tool, run in {**own, **TOOLS}.items():
+            try:
+                # the first call imports, and warms up
+                run(rnd(4, 3, 8))
+                start = time.perf_counter()
+                norm, std = run(layer)
+                took = f"{time.perf_counter() - start:.3f}"
+            except ImportError as error:
+                rows.append([name, tool, f"not installed ({error.name})", "", "", "", ""])
+                continue
+            rows.append(
+                [
+                    name,
+                    tool,
+                    f"{norm:.4f}",
+                    off(norm, truth and truth["sigma_max"]),
+                    "-" if std is None else f"{std:.4f}",
+                    "" if std is None else off(std, truth and truth["std"]),
+                    took,
+                ]
+            )
+    return [
+        markdown(["layer", "tool", "sigma_max", "off", "sigma_std", "off", "s"], rows),
+        "",
+        "The tools compute other operators (reshaped kernel, circular convolution without stride, slices; WeightWatcher "
+        "divides slices by the square root of 2) or a bound. lip4conv itself is on no package index: its zero-padding bound is "
+        "taken from orthogonium, which carries it; it knows no stride. Times of tools are without their import.",
+    ]
+
+
+def of_layer(layer: Convolution) -> tuple[float, float | None]:
+    """sigma_max, proved, and STD by the method that `auto` takes."""
+    found = of_convolution(layer, Settings(quantiles=False))
+    return found.sigma_max.value, found.std.value
+
+
+def quick_look(layer: Convolution) -> tuple[float, float | None]:
+    """sigma_max by Lanczos and STD from two small problems."""
+    try:
+        found = of_convolution(layer, Settings(method="extrapolate", quantiles=False))
+    except SpecdiagError:
+        return of_layer(layer)
+    return found.sigma_max.value, found.std.value
+
+
+def off(value: float, truth: float | None) -> str:
+    """Relative error in percent, or in powers of ten where it is small."""
+    if truth is None:
+        return ""
+    gap = value / truth - 1
+    return f"{100 * gap:+.1f} %" if abs(gap) >= 5e-4 else f"{gap:+.0e}"

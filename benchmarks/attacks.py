@@ -1,9 +1,10 @@
 """pgd-l2 at 10 steps on a ResNet-20 beside foolbox and torchattacks, speed and strength.
 
-    python benchmarks/attacks.py speed      samples per second, interleaved rounds, one thread
+    python benchmarks/attacks.py speed      samples per second, interleaved rounds
     python benchmarks/attacks.py strength   robust accuracy on 1,000 images, 3 seeds, float32 and float64
 
-Needs the shared assets (SPECDIAG_ASSETS, default ../shared beside the checkout), foolbox, and torchattacks where
+Each writes its part of benchmarks/results/attacks-cpu.md and keeps the other. Threads are torch's default unless --threads
+is given. Needs the shared assets (SPECDIAG_ASSETS, default ../shared beside the checkout), foolbox, and torchattacks where
 installed.
 """
 
@@ -13,12 +14,14 @@ import argparse
 import importlib
 import os
 import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from _sections import replace
+from _table import RESULTS, interleaved, machine, markdown, ratio
 from torch import nn
 
 from specdiag.attacks.deepfool import DeepFool
@@ -33,6 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("SPECDIAG_ASSETS", ROOT.parent / "shared"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STEPS = 10
+OWN, ONLY = "specdiag pgd-l2", "specdiag pgd-l2, accuracy only"
+GOALS = {"free": "at least 1.8", "frozen": "at least 1.2, aim for 1.3"}
 
 
 class Scaled(nn.Module):
@@ -68,10 +73,10 @@ def batch(model: Model, x: torch.Tensor, y: torch.Tensor, seed: int = 0, first: 
     return Batch(model.to_input(x), y, np.arange(first, first + len(x)), "test", Draws(seed), facts)
 
 
-def speed(count: int, rounds: int, eps: float) -> None:
+def speed(count: int, rounds: int, eps: float) -> str:
+    """Table of samples per second, ours beside the other libraries with free and with frozen parameters."""
     import foolbox
 
-    torch.set_num_threads(1)
     x, y = images(count)
     model = wrapped()
     own = batch(model, x, y)
@@ -88,42 +93,43 @@ def speed(count: int, rounds: int, eps: float) -> None:
         return lambda: foreign.run(inner, x, criterion, epsilon=eps)
 
     runs: dict[str, Callable[[], object]] = {
-        "specdiag pgd-l2": lambda: attack.perturb(model, own),
-        "specdiag pgd-l2, accuracy only": lambda: attack.run(model, own, stop=True),
+        OWN: lambda: attack.perturb(model, own),
+        ONLY: lambda: attack.run(model, own, stop=True),
         "foolbox, parameters free": with_foolbox(free),
         "foolbox, parameters frozen": with_foolbox(frozen),
     }
+    missing = ""
     try:
         torchattacks = importlib.import_module("torchattacks")
     except ImportError:
-        print("torchattacks is not installed: left out")
+        missing = "\n\ntorchattacks is not installed: left out."
     else:
         for name, network in (("free", free), ("frozen", frozen)):
             theirs = torchattacks.PGDL2(
                 network, eps=eps, alpha=2 * eps / STEPS, steps=STEPS, random_start=True
             )
             runs[f"torchattacks, parameters {name}"] = lambda theirs=theirs: theirs(x, y)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    base = times["specdiag pgd-l2"]
-    only = times["specdiag pgd-l2, accuracy only"]
-    print(
-        f"{count} images, eps {eps}, {STEPS} steps, {rounds} interleaved rounds, 1 thread, torch {torch.__version__}"
+    times = interleaved(runs, rounds)
+    rows = [
+        [
+            name,
+            f"{count / statistics.median(values):.1f}",
+            "" if name in (OWN, ONLY) else f"{ratio(times, name, OWN):.2f}",
+            "" if name == ONLY else f"{ratio(times, name, ONLY):.2f}",
+            GOALS.get(name.split()[-1], ""),
+        ]
+        for name, values in times.items()
+    ]
+    titles = ["way", "samples/s", "pgd-l2 is faster by", "accuracy only is faster by", "goal for pgd-l2"]
+    intro = (
+        f"{count} images, eps {eps:g}, {STEPS} steps, ResNet-20, {rounds} interleaved rounds; ratios are medians over rounds. "
+        "Free: parameters ask for gradients, as a model does that was just loaded; specdiag freezes what it loads."
     )
-    print(f"{'':34s} samples/s   pgd-l2 is faster by   accuracy-only is faster by")
-    for name, values in times.items():
-        ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
-        fast = statistics.median(v / b for v, b in zip(values, only, strict=True))
-        print(f"{name:34s} {count / statistics.median(values):9.1f}   {ratio:10.2f}            {fast:10.2f}")
+    return f"{intro}\n\n{markdown(titles, rows)}{missing}"
 
 
-def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> None:
+def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> str:
+    """Table of robust accuracy of ours and foolbox's, judged by the same network, and deepfool's median norms."""
     import foolbox
 
     x, y = images(count)
@@ -131,7 +137,7 @@ def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> None:
         ("pgd-l2", PgdL2, foolbox.attacks.L2PGD, 0.1),
         ("pgd-linf", PgdLinf, foolbox.attacks.LinfPGD, 1 / 255),
     )
-    print(f"{count} images, {STEPS} steps, mean robust accuracy of {seeds} seeds, clipped to [0, 1]")
+    table = []
     for name in dtypes:
         dtype = getattr(torch, name)
         model = wrapped(dtype)
@@ -154,18 +160,30 @@ def strength(count: int, seeds: int, dtypes: tuple[str, ...]) -> None:
                     kept[1] += int((model.logits(model.to_input(alien)).argmax(1) == y[rows]).sum())
                 ours.append(100 * kept[0] / count)
                 theirs.append(100 * kept[1] / count)
-            print(
-                f"{name} {label} eps {eps:.4g}: specdiag {statistics.mean(ours):.2f} %, foolbox "
-                f"{statistics.mean(theirs):.2f} %  (by seed {ours} / {theirs})",
-                flush=True,
+            gap = statistics.mean(ours) - statistics.mean(theirs)
+            table.append(
+                [
+                    name,
+                    f"{label}, eps {eps:.4g}",
+                    f"{statistics.mean(ours):.2f}",
+                    f"{statistics.mean(theirs):.2f}",
+                    f"{gap:+.2f}",
+                    "at most +1" if name == "float32" else "within 1",
+                ]
             )
+            print(table[-1], ours, theirs, flush=True)
     model, network = wrapped(), Scaled(loaded()).eval().requires_grad_(False)
     inner = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     few, labels = x[:200], y[:200]
     found = DeepFool(clip=True).perturb(model, batch(model, few, labels))
     alien = foolbox.attacks.L2DeepFoolAttack().run(inner, few, foolbox.criteria.Misclassification(labels))
     lengths = [float((v - few).flatten(1).norm(dim=1).median()) for v in (found, alien)]
-    print(f"deepfool, 200 images: median norm specdiag {lengths[0]:.5f}, foolbox {lengths[1]:.5f}")
+    titles = ["dtype", "attack", "specdiag %", "foolbox %", "difference", "goal"]
+    return (
+        f"{count} images, {STEPS} steps, robust accuracy, mean of {seeds} seeds, clipped to [0, 1].\n\n"
+        f"{markdown(titles, table)}\n\ndeepfool, {len(few)} images, float32: median norm {lengths[0]:.5f}, foolbox "
+        f"{lengths[1]:.5f}: {100 * (lengths[0] / lengths[1] - 1):+.2f} % (goal: within 2 %)."
+    )
 
 
 def main() -> None:
@@ -178,11 +196,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--eps", type=float, default=0.25)
     parser.add_argument("--dtypes", default="float32,float64")
+    parser.add_argument("--threads", type=int, help="torch's default where left out")
+    parser.add_argument("--out", type=Path, default=RESULTS / "attacks-cpu.md")
     given = parser.parse_args()
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
     if given.what == "speed":
-        speed(given.images or 64, given.rounds, given.eps)
+        text = speed(given.images or 64, given.rounds, given.eps)
     else:
-        strength(given.images or 1000, given.seeds, tuple(given.dtypes.split(",")))
+        text = strength(given.images or 1000, given.seeds, tuple(given.dtypes.split(",")))
+    command = " ".join(["python benchmarks/attacks.py", *sys.argv[1:]])
+    text = f"`{command}` on {machine()}\n\n{text}"
+    print(text)
+    replace(given.out, "Attacks beside other libraries", given.what, text)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The largest singular values of the Jacobian input -> layer3 (3072 -> 4096) of a ResNet-20 without its matrix.
 
-    python benchmarks/krylov.py
+    python benchmarks/krylov.py [--rounds 3] [--images 3] [--threads N] [--skip-power] [--out FILE]
 
-Compares, in interleaved rounds on one thread and in float32, Golub-Kahan-Lanczos on frozen products with the same
-solver through torch.func on the network as it is loaded, with scipy's svds on both kinds of products, and with
-power iteration with deflation through torch.func, one vector at a time (roth2020 eq. 7). The truth is the dense
-Jacobian in float64. Counts are pairs of products. The untrained network has He's initialisation, as the family is
-trained from; PyTorch's own clusters the top singular values and takes about 80 pairs. Also: J v in units of a
-forward pass of the folded network. Needs the shared assets (SPECDIAG_ASSETS, default ../shared beside the checkout).
+Writes benchmarks/results/krylov-cpu.md. Compares, in interleaved rounds and in float32, Golub-Kahan-Lanczos on frozen
+products with the same solver through torch.func on the network as it is loaded, with scipy's svds on both kinds of
+products, and with power iteration with deflation through torch.func, one vector at a time (roth2020 eq. 7). The truth is
+the dense Jacobian in float64. Counts are pairs of products. The untrained network is the architecture as it starts, with
+He's initialisation. Also: J v in units of a forward pass of the folded network. Threads are torch's default. Needs the
+shared assets (SPECDIAG_ASSETS, default ../shared beside the checkout).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg
 import torch
-from torch import nn
+from _table import RESULTS, machine, markdown
 
 from specdiag.jacobian.operator import Products
 from specdiag.jacobian.rows import by_autograd
@@ -46,9 +47,6 @@ def network(trained: bool, dtype: torch.dtype) -> Model:
     else:
         torch.manual_seed(0)
         module = architectures.build("resnet20", {})
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight)
     return Model(module, (3, 32, 32), normalisation=Normalisation("channel", MEAN, STD), dtype=dtype)
 
 
@@ -180,34 +178,59 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--skip-power", action="store_true", help="leave out the slow power iteration")
+    parser.add_argument("--threads", type=int, help="torch's default where left out")
+    parser.add_argument("--out", type=Path, default=RESULTS / "krylov-cpu.md")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"input -> {LAYER}, top {TOP}, tolerance {TOLERANCE:g}, torch {torch.__version__}, 1 thread")
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    command = " ".join(["python benchmarks/krylov.py", *sys.argv[1:]])
+    parts = [
+        f"# The largest singular values of a Jacobian without its matrix\n\n`{command}` on {machine()}\n\nResNet-20, input "
+        f"-> {LAYER} (3072 -> 4096), top {TOP}, relative tolerance {TOLERANCE:g}.",
+        f"## Pairs of products until the solver's own stop\n\n{pairs_table(given)}",
+        f"## Products\n\n{products_table()}",
+        f"## Beside other ways\n\n{compare(given)}",
+    ]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text("\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+def pairs_table(given: argparse.Namespace) -> str:
+    """Pairs and errors of a trained and an untrained network in both precisions."""
+    rows = []
     for trained in (True, False):
         double = network(trained, torch.float64)
-        x = images(double, given.images)
-        truth = truth_of(double, x)
+        truth = truth_of(double, images(double, given.images))
         for name, model in (("float64", double), ("float32", network(trained, torch.float32))):
             pairs, error, seconds = pairs_needed(model, images(model, given.images), truth)
-            label = "trained" if trained else "untrained"
-            print(
-                f"{label} {name}: pairs {pairs.tolist()}, largest relative error {error.max():.1e}, "
-                f"{float(seconds) / given.images:.3f} s a sample in a batch of {given.images}",
-                flush=True,
+            rows.append(
+                [
+                    "trained" if trained else "untrained",
+                    name,
+                    ", ".join(str(count) for count in pairs.tolist()),
+                    "at most 40" if trained else "at most 64",
+                    f"{error.max():.1e}",
+                    f"{float(seconds) / given.images:.3f}",
+                ]
             )
+            print(rows[-1], flush=True)
+    titles = ["network", "dtype", "pairs, by image", "goal", "largest relative error", "s a sample"]
+    return markdown(titles, rows)
+
+
+def products_table() -> str:
+    """J v and a pair in units of a forward pass."""
     model = network(True, torch.float32)
-    x = images(model, 16)
-    push, pair = forward_cost(model, x, 15)
-    print(f"J v: {push:.2f} forward passes; a pair: {pair:.2f} (16 samples)", flush=True)
-    compare(
-        model,
-        x[:1],
-        truth_of(network(True, torch.float64), images(network(True, torch.float64), 1))[0],
-        given,
-    )
+    push, pair = forward_cost(model, images(model, 16), 15)
+    rows = [["J v", f"{push:.2f}", "at most 1.1"], ["J v and J^T u", f"{pair:.2f}", "at most 2.4"]]
+    return "16 samples, float32.\n\n" + markdown(["what", "forward passes", "goal"], rows)
 
 
-def compare(model: Model, x: torch.Tensor, truth: np.ndarray, given: argparse.Namespace) -> None:
+def compare(given: argparse.Namespace) -> str:
+    """Our solver beside itself on torch.func, scipy's, and power iteration with deflation."""
+    model, double = network(True, torch.float32), network(True, torch.float64)
+    x, truth = images(model, 1), truth_of(double, images(double, 1))[0]
     start = start_of(model, x)
     frozen, functional = Products(model, x, LAYER).operator(), through_functional(x)
 
@@ -219,8 +242,9 @@ def compare(model: Model, x: torch.Tensor, truth: np.ndarray, given: argparse.Na
         # building the products counts
         return krylov(Products(model, x, LAYER).operator())
 
+    base = "GKL, frozen products"
     runs: dict[str, Callable[[], tuple[np.ndarray, int]]] = {
-        "GKL, frozen products": whole,
+        base: whole,
         "GKL, torch.func": lambda: krylov(functional),
         "svds, frozen products": lambda: svds(frozen),
         "svds, torch.func": lambda: svds(functional),
@@ -228,19 +252,35 @@ def compare(model: Model, x: torch.Tensor, truth: np.ndarray, given: argparse.Na
     if not given.skip_power:
         runs["power iteration with deflation, torch.func"] = lambda: deflated_power(functional, start)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(given.rounds):
+    found: dict[str, tuple[float, int]] = {}
+    for number in range(given.rounds + 1):
         for name, run in runs.items():
+            if not number and name.startswith("power"):
+                # minutes long: what its first round warms up is not worth them
+                continue
             begun = time.perf_counter()
             values, pairs = run()
-            times[name].append(time.perf_counter() - begun)
-            if len(times[name]) == 1:
-                error = float(np.abs(values / truth - 1).max())
-                print(f"{name:44s} {times[name][0]:8.2f} s, {pairs:5d} pairs, error {error:.1e}", flush=True)
-    base = times["GKL, frozen products"]
-    print(f"medians of {given.rounds} interleaved rounds, seconds, and how many times slower than the first:")
-    for name, values in times.items():
-        ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
-        print(f"{name:44s} {statistics.median(values):8.3f}  {ratio:7.1f}")
+            if number:
+                times[name].append(time.perf_counter() - begun)
+            found[name] = float(np.abs(values / truth - 1).max()), pairs
+    goals = {"GKL, torch.func": "at least 3", "power iteration with deflation, torch.func": "at least 50"}
+    rows = [
+        [
+            name,
+            f"{statistics.median(values):.3f}",
+            f"{statistics.median(v / b for v, b in zip(values, times[base], strict=True)):.1f}",
+            goals.get(name, ""),
+            str(found[name][1]),
+            f"{found[name][0]:.1e}",
+        ]
+        for name, values in times.items()
+    ]
+    titles = ["way", "s", "times slower than the first", "goal", "pairs", "relative error"]
+    intro = (
+        f"One sample, float32, medians of {given.rounds} interleaved rounds, one run each before them (not of power "
+        "iteration)."
+    )
+    return f"{intro}\n\n{markdown(titles, rows)}"
 
 
 if __name__ == "__main__":

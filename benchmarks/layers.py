@@ -11,63 +11,28 @@ eigenvalues of a layer with n = 16,384 (7 minutes on an idle core) instead of ta
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import torch
-from _layer_tools import TOOLS, recipe
+from _layer_networks import CHECKPOINT, load_sketch, network, recorded, rnd
+from _layer_tools import recipe, tools_lines
 from _table import RESULTS, interleaved, machine, markdown, ratio
-from layer_truth import convolutions
-from torch import nn
 
+from specdiag.analyzers._layers_rows import Row, rows_of
+from specdiag.analyzers._layers_uses import Use
+from specdiag.analyzers.layers import SHARES
 from specdiag.linalg import circular, dense, extrapolate
-from specdiag.linalg import workers as threads
 from specdiag.linalg.counts import Ranks
 from specdiag.linalg.cut import Cut
 from specdiag.linalg.estimate import Estimate, mean_and_std
 from specdiag.linalg.largest import largest
 from specdiag.linalg.layers import Convolution, convolution
-from specdiag.linalg.spectra import Settings, of_convolution
+from specdiag.linalg.spectra import Settings
 from specdiag.linalg.stencil import Stencil
-from specdiag.loading.networks.resnet_cifar import ResNetCifar
-
-ASSETS = Path(os.environ.get("SPECDIAG_ASSETS", Path(__file__).resolve().parents[2] / "shared"))
-CHECKPOINT = ASSETS / "checkpoints" / "cifar10-resnet20.th"
-
-
-def rnd(
-    outputs: int, inputs: int, size: int, stride: int = 1, mode: str = "zeros", seed: int = 0
-) -> Convolution:
-    """A Gaussian 3x3 kernel of variance 1 / (9 C_in), padding 1."""
-    draw = np.random.default_rng(seed).standard_normal((outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)
-    return convolution(torch.from_numpy(draw), (size, size), stride=stride, padding=1, mode=mode)
-
-
-def network(depth: int = 20) -> dict[str, Convolution]:
-    """Convolutions of the trained ResNet-20; of a random one for other depths or where there is no checkpoint."""
-    if depth == 20 and CHECKPOINT.exists():
-        return convolutions(CHECKPOINT)
-    torch.manual_seed(0)
-    found: dict[str, Convolution] = {}
-    net = ResNetCifar(depth)
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(
-                lambda module, inputs, name=name: found.update(
-                    {name: rnd(*module.weight.shape[:2], inputs[0].shape[2])}
-                )
-            )
-    with torch.no_grad():
-        net.eval()(torch.zeros(1, 3, 32, 32))
-    return found
 
 
 def circular_section(options: argparse.Namespace) -> list[str]:
@@ -282,10 +247,12 @@ def network_section(options: argparse.Namespace) -> list[str]:
     wanted = dict(list(layers.items())[:7]) if options.quick else layers
     truth = recorded()
 
-    def ours(chosen: dict[str, Convolution] = wanted) -> list[object]:
-        count = torch.get_num_threads()
-        settings = Settings(workers=1)
-        return threads.each(lambda layer: of_convolution(layer, settings), chosen.values(), count)
+    def ours(chosen: dict[str, Convolution] = wanted) -> list[Row]:
+        # what the analyzer computes of each layer: spectrum, quantiles, kernel and circular stand-ins
+        uses = [
+            Use(name, (name,), layer=layer, kernel=layer.weight.flatten(1)) for name, layer in chosen.items()
+        ]
+        return rows_of(uses, Settings(shares=SHARES))
 
     contenders: dict[str, Callable[[], object]] = {"specdiag layers": ours}
     if sketch is not None:
@@ -303,7 +270,7 @@ def network_section(options: argparse.Namespace) -> list[str]:
         quotient = ratio(times, "specdiag layers", "sketch, 12 nodes")
         lines.append(
             f"specdiag / sketch = {quotient:.2f} (goal at most 1.5). The sketch gives mean and STD; specdiag also "
-            "sigma_max with its proof, sigma_min and quantiles."
+            "sigma_max with its proof, sigma_min, 19 quantiles and the stand-ins."
         )
     if not options.quick:
         deeper = network(56)
@@ -311,8 +278,16 @@ def network_section(options: argparse.Namespace) -> list[str]:
         ours(deeper)
         took = time.perf_counter() - start
         rows.append([f"ResNet-56, {len(deeper)} convolutions (random)", "specdiag layers", f"{took:.1f}"])
-        lines.append(f"ResNet-56 / ResNet-20 = {took / statistics.median(times['specdiag layers']):.2f}.")
-    found = dict(zip(wanted, ours(), strict=True))
+        lines.append(
+            f"ResNet-56 / ResNet-20 = {took / statistics.median(times['specdiag layers']):.2f}"
+            + (
+                f"; ResNet-56 / sketch on ResNet-20 = {took / statistics.median(times['sketch, 12 nodes']):.2f} (goal under 4.5: "
+                "three times the goal of ResNet-20)."
+                if sketch is not None
+                else "."
+            )
+        )
+    found = {name: row.spectrum for name, row in zip(wanted, ours(), strict=True)}
     table = [accuracy(name, found[name], truth[name]) for name in wanted if name in truth]
     lines += (
         [
@@ -341,73 +316,13 @@ def accuracy(name: str, found: object, truth: dict) -> list[str]:
     ]
 
 
-def tools_section(options: argparse.Namespace) -> list[str]:
-    """Published tools on three layers: what they say, and the truth."""
-    layers = network()
-    rows = []
-    for name in ("conv1", "layer3.0.conv1", "layer3.1.conv1"):
-        layer = layers[name]
-        start = time.perf_counter()
-        found = of_convolution(layer, Settings(quantiles=False))
-        rows.append(
-            [
-                name,
-                f"specdiag ({found.method})",
-                f"{found.sigma_max.value:.4f}",
-                f"{found.std.value:.4f}",
-                f"{time.perf_counter() - start:.3f}",
-            ]
-        )
-        for tool, run in TOOLS.items():
-            start = time.perf_counter()
-            try:
-                norm, std = run(layer)
-            except ImportError:
-                rows.append([name, tool, "not installed", "", ""])
-                continue
-            rows.append(
-                [
-                    name,
-                    tool,
-                    f"{norm:.4f}",
-                    "-" if std is None else f"{std:.4f}",
-                    f"{time.perf_counter() - start:.3f}",
-                ]
-            )
-    return [
-        markdown(["layer", "tool", "sigma_max", "sigma_std", "s"], rows),
-        "",
-        "The tools compute other operators (reshaped kernel, circular convolution, slices) or bounds; "
-        "lip4conv's bound is the one that orthogonium carries.",
-    ]
-
-
 SECTIONS = {
     "circular": circular_section,
     "sums": sums_section,
     "proofs": proofs_section,
     "network": network_section,
-    "tools": tools_section,
+    "tools": lambda options: tools_lines(),
 }
-
-
-def load_sketch() -> ModuleType | None:
-    """The working sketch of the method among the shared assets, if it is there."""
-    path = ASSETS / "reference" / "zeropad_prototype.py"
-    if not path.exists():
-        return None
-    spec = importlib.util.spec_from_file_location("sketch", path)
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def recorded() -> dict[str, dict]:
-    """Dense truth by layer, where it was computed."""
-    path = RESULTS / "layer-truth.json"
-    return json.loads(path.read_text())["layers"] if path.exists() else {}
 
 
 def double(layer: Convolution) -> Convolution:

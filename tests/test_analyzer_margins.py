@@ -345,3 +345,39 @@ def test_what_the_theorems_do_not_cover_is_said(both: Any) -> None:
     assert "SD325" not in ids
     assert "SD326" in ids, "lip >= lambda"
     assert list(inside.theorem.values) == ["erm"]
+
+
+def test_a_missing_u_min_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from specdiag.analyzers import _operators
+
+    def said(network: nn.Module, channels: int = 2, **options: Any) -> str:
+        model = Model(network, (channels, 24, 24), dtype=torch.float64)
+        x = np.random.default_rng(0).random((4, channels, 24, 24))
+        y = model.logits(model.to_input(x.astype(np.float32))).argmax(1).numpy()
+        found = specdiag.analyze(model, data_of(x, y), "margins", eps=0.05, **options)
+        texts = [entry["text"] for entry in provenance(found)["warnings"] if entry["id"] == "SD327"]
+        assert ("u_min" in found) == (not texts)
+        return " ".join(texts)
+
+    def plain(inputs: int = 2, outputs: int = 2) -> nn.Sequential:
+        torch.manual_seed(0)
+        last = nn.Linear(9 * outputs, 3)
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten(), last
+        )
+
+    assert said(plain()) == ""
+    assert "--instance" in said(plain(), instance=False)
+    monkeypatch.setattr(_operators, "SECONDS", 0.0)
+    assert "smallest singular value is not known of 0" in said(plain(4, 6), 4)
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = plain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            moved: torch.Tensor = self.body(x + torch.relu(x))
+            return moved
+
+    assert "chains" in said(Branch())

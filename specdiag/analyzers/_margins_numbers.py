@@ -115,6 +115,26 @@ def with_least_margin(data: xarray.Dataset) -> xarray.Dataset:
     return data.assign(u_min=("network", [u_min], _facts("logit", "u_min of wen2020 eq. 5")))
 
 
+def no_u_min(data: xarray.Dataset) -> str:
+    """Why there is no u_min (wen2020 eq. 5); empty where there is one."""
+    if "u_min" in data:
+        return ""
+    if not float(data["chain"].values[0]):
+        return (
+            "it is defined for chains of layers, and this network has branches or functions of no known bound"
+        )
+    if "head_distance" not in data:
+        return "the network does not end in a linear layer"
+    if "instance_margin" not in data:
+        return "it needs the distances to the decision boundary (--instance)"
+    unknown = data["layer"].values[:-1][~np.isfinite(data["sigma_min"].values[:-1])].astype(str)
+    if len(unknown):
+        return f"the smallest singular value is not known of {', '.join(unknown)}"
+    if not np.isfinite(float(data["input_scale_min"].values[0])):
+        return "the normalisation of each image has no smallest singular value"
+    return "no sample is answered rightly"
+
+
 def mode(values: Array) -> float:
     """Where a Gaussian kernel estimate (Silverman's width) of the density is highest."""
     grid, density = kernel_density(values)

@@ -232,7 +232,7 @@ def sentence(data: xarray.Dataset) -> str:
 def checks(data: xarray.Dataset) -> list[dict[str, str]]:
     """What the capacity terms do not cover."""
     from specdiag.analyzers import _checks
-    from specdiag.analyzers._margins_numbers import undefined
+    from specdiag.analyzers._margins_numbers import no_u_min, undefined
 
     found = list(_checks.foolbox_warning(data, data["attack"].values))
     if float(data["outside_theorem"].values[0]):
@@ -249,6 +249,9 @@ def checks(data: xarray.Dataset) -> list[dict[str, str]]:
             else "the smallest gradient found is zero, or nearly"
         )
         found.append(_checks.warning("SD326", f"The capacity term of {name} is undefined here: {reason}."))
+    reason = no_u_min(data)
+    if reason:
+        found.append(_checks.warning("SD327", f"There is no u_min (wen2020 eq. 5): {reason}."))
     return found
 
 
