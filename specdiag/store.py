@@ -223,7 +223,36 @@ def _append(path: Path, group: str, dataset: xarray.Dataset) -> None:
     for variable in ordered.variables.values():
         variable.attrs = _attributes(variable.attrs)
     encoding = {str(name): {"_FillValue": None} for name in ordered.variables}
+    _reserve(path, path.stat().st_size + _room(ordered))
     ordered.to_netcdf(path, mode="a", group=group, engine="h5netcdf", encoding=encoding)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Take the room on the disk before HDF5 writes: it crashes the process where the disk fills up under it.
+
+    What is too much is given back when HDF5 closes the file. Raises OSError where there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.posix_fallocate(handle, 0, size)
+    finally:
+        os.close(handle)
+
+
+def _room(dataset: xarray.Dataset) -> int:
+    """Bytes that a dataset takes at most, with its names, texts and attributes."""
+    size = 1 << 16
+    for holder in (dataset, *dataset.variables.values()):
+        size += 4096 + sum(
+            512 + 2 * len(str(key)) + 4 * len(str(value)) for key, value in holder.attrs.items()
+        )
+    for variable in dataset.variables.values():
+        size += variable.nbytes
+        if variable.dtype == object:
+            size += sum(64 + 4 * len(str(value)) for value in variable.values.flat)
+    return size
 
 
 def _attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -188,3 +188,28 @@ def test_killed_runs_lose_nothing_that_was_finished(tmp_path: Path) -> None:
     tally = kill_batch.run(tmp_path, 3, [1, 2], 2, random.Random(1))
     assert tally.problems == []
     assert tally.kills == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1_000, 60_000])
+def test_a_file_that_may_not_grow_is_as_good_as_a_full_disk(
+    limit: int, config: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """No file may be longer than `limit` bytes: first no chunk can be kept, then chunks can but HDF5 files cannot."""
+    out = tmp_path / "out"
+    script = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from specdiag.cli.main import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, "batch", str(config), "--out", str(out)]
+    full = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert full.returncode == 2, full.stderr
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert contents(out) == {}
+    done = run("batch", config, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert ("continued" in done.stderr) == (limit == 60_000)
+    assert contents(out) == whole
+    assert leftovers(out) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,7 +73,9 @@ def batch(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="A smoke run: at most 16 samples, no gates, into DIR/quick.", rich_help_panel=RUN
+            "--quick",
+            help="A smoke run: at most 16 samples, all cores, no gates, into DIR/quick.",
+            rich_help_panel=RUN,
         ),
     ] = False,
     resume: Annotated[
@@ -126,6 +129,8 @@ def batch(
     if dry_run:
         _show_plan(plan, jobs or settings.top.jobs)
         return
+    if quick and jobs is None and "jobs" not in settings.raw:
+        jobs = min(os.cpu_count() or 1, len(plan.jobs)) or None
     chosen = _executor(settings, executor, jobs, address)
     results = _run(plan, chosen, resume=resume, quiet=quiet)
     from specdiag.cli.gating import conclude
