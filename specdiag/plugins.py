@@ -1,4 +1,4 @@
-"""Find analyzers, attacks and training methods by listing a folder; load one by name.
+"""Find analyzers, attacks, training methods and papers by listing a folder; load one by name.
 
 A plugin is a module whose file name does not start with an underscore. The file `pgd_l2.py` is the
 plugin `pgd-l2`. Listing imports nothing, so that `specdiag --help` stays fast.
@@ -18,12 +18,13 @@ KINDS = {
     "analyzer": ("analyzers", "ANALYZER"),
     "attack": ("attacks", "ATTACK"),
     "training": ("training", "METHOD"),
+    "paper": ("reproduce", "PAPER"),
 }
 
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """Names of all plugins of a kind (`analyzer`, `attack` or `training`), sorted; nothing is imported."""
+    """Names of all plugins of a kind (`analyzer`, `attack`, `training` or `paper`), sorted; nothing is imported."""
     folder = PACKAGE / KINDS[kind][0]
     files = (file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
     return tuple(sorted(stem.replace("_", "-") for stem in files))
@@ -31,7 +32,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 @cache
 def load(kind: str, name: str) -> Any:
-    """The constant (`ANALYZER`, `ATTACK` or `METHOD`) that the plugin's file exports."""
+    """The constant (`ANALYZER`, `ATTACK`, `METHOD` or `PAPER`) that the plugin's file exports."""
     if name not in names(kind):
         what = "training method" if kind == "training" else kind
         raise UsageError(f"There is no {what} named '{name}'.", suggest(name, names(kind)))

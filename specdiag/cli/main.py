@@ -16,6 +16,7 @@ from specdiag.cli import (
     gating,
     inspecting,
     reporting,
+    reproducing,
     results,
     training,
     verifying,
@@ -75,6 +76,7 @@ def _register() -> None:
     app.command("train", short_help="Train a network by a method of the papers.", rich_help_panel="Training")(
         training.command()
     )
+    app.command("reproduce", rich_help_panel="Training")(reproducing.reproduce)
     app.command("gate", rich_help_panel="Many checkpoints and CI")(gating.gate)
     app.command("report", rich_help_panel="Many checkpoints and CI")(reporting.report)
     app.command("compare", rich_help_panel="Files")(comparing.compare)

@@ -26,8 +26,10 @@ class Sgr(Method):
     """
 
     lam: float = option(0.1, "lambda, the weight of the penalty.", min=0)
-    source: Literal["pgd", "fgsm", "gradient", "sign"] = option(
-        "pgd", "What Sigma is taken of: linf attacks of several or one step, loss gradients, or their signs."
+    source: Literal["pgd", "fgsm", "gradient", "sign", "lrc"] = option(
+        "pgd",
+        "What Sigma is taken of: linf attacks of several or one step, loss gradients, or their signs; lrc: it is that "
+        "of long-range correlated noise.",
     )
     covariance: Literal["full", "function"] = option(
         "full", "Sigma as a matrix (eq. 15), or as a function of pixel displacement (eq. 16)."
@@ -35,6 +37,10 @@ class Sgr(Method):
     decay: float = option(0.9, "Weight of the past in the running average.", min=0, max=1)
     eps: float | Literal["auto"] = eps_option()
     steps: int = option(10, "Iterations of the pgd source.", min=1)
+    decay_length: float = option(3.0, "Pixels over which the lrc source's covariance falls to 1/e.", above=0)
+    channel_factor: float = option(
+        0.5, "Its covariance between two channels over that within one.", min=0, max=1
+    )
 
     def initial_state(self, run: Run) -> State:
         """Sigma before the first batch, and the data's mean variance."""
@@ -45,24 +51,38 @@ class Sgr(Method):
         if self.covariance == "function" and len(run.input_shape) != 3:
             raise UsageError("Pixel displacement needs images.", "Pass --covariance full.")
         variance = run.samples.x.double().var(0, correction=0).mean()
-        return {"moments": torch.zeros(0, device=run.device), "data": variance.float().to(run.device)}
+        moments = self.noise_moments(run) if self.source == "lrc" else torch.zeros(0)
+        return {"moments": moments.to(run.device), "data": variance.float().to(run.device)}
 
     def penalty(self, step: Step) -> torch.Tensor:
         """The mean over the batch, after Sigma has taken the batch in."""
         from specdiag.training import _covariance as moments
 
         function = self.covariance == "function"
-        delta = self.perturbations(step)
-        new = moments.displacement_moments(delta) if function else moments.full_moments(delta)
-        old = step.state["moments"]
-        averaged = new if old.numel() == 0 else self.decay * old + (1 - self.decay) * new
-        step.state["moments"] = averaged
+        averaged = step.state["moments"]
+        if self.source != "lrc":
+            delta = self.perturbations(step)
+            new = moments.displacement_moments(delta) if function else moments.full_moments(delta)
+            averaged = new if averaged.numel() == 0 else self.decay * averaged + (1 - self.decay) * new
+            step.state["moments"] = averaged
         size = moments.mean_diagonal(averaged).clamp_min(1e-30)
         sigma = averaged * (step.state["data"] / size)
         with step.fixed() as forward:
             gradients = step.loss_gradients(step.x, forward)
         times = moments.times_displacement if function else moments.times_full
         return self.lam / 2 * (gradients * times(sigma, gradients)).flatten(1).sum(1).mean()
+
+    def noise_moments(self, run: Run) -> torch.Tensor:
+        """Sigma of the `lrc` source, (D, D), which the attack of that name draws from."""
+        import torch
+
+        from specdiag.attacks._correlated import exponential_root
+
+        if self.covariance == "function":
+            raise UsageError("The lrc source is a full matrix.", "Pass --covariance full.")
+        root = exponential_root(run.input_shape, self.decay_length, self.channel_factor)
+        rows = root.times(torch.eye(root.size, dtype=torch.float64))
+        return (rows.T @ rows).float()
 
     def perturbations(self, step: Step) -> torch.Tensor:
         """What Sigma is taken of, (N, *input shape), without a graph."""
@@ -78,7 +98,15 @@ class Sgr(Method):
 
     def facts(self, run: Run) -> Mapping[str, Any]:
         """The constants."""
-        return {"lambda": self.lam, "source": self.source, "covariance": self.covariance, "decay": self.decay}
+        facts = {
+            "lambda": self.lam,
+            "source": self.source,
+            "covariance": self.covariance,
+            "decay": self.decay,
+        }
+        if self.source != "lrc":
+            return facts
+        return {**facts, "decay_length": self.decay_length, "channel_factor": self.channel_factor}
 
 
 METHOD = TrainingMethod(

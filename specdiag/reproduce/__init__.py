@@ -1,0 +1,1 @@
+"""The papers' claims, tested on models that the toolkit trains itself: one file per paper."""
