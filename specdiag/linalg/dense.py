@@ -19,6 +19,9 @@ PROMISE = 1e-8
 _RATE = 8.5e9
 """Side^3 per second of one Gram eigenvalue problem on one core (EPYC Zen 4, OpenBLAS), for estimates."""
 
+_SPARSE, _DENSE = 7e8, 2.2e10
+"""Products per second in a sparse Gram matrix, and in a dense one."""
+
 
 def cost(stencil: Stencil) -> tuple[int, float]:
     """(bytes, seconds) that `singular_values` needs, roughly, on one core."""
@@ -56,13 +59,10 @@ def of_matrix(matrix: Any, refine: bool = True) -> Array:
     sparse = scipy.sparse.issparse(matrix)
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
-    gram = matrix.T @ matrix
-    gram = gram.toarray() if sparse else gram
-    side = gram.shape[0]
+    side = matrix.shape[1]
     if side == 0:
         return np.zeros(0)
-    # a symmetric matrix is its transpose, which LAPACK takes without a copy
-    values, _, info = scipy.linalg.lapack.dsyevd(gram.T, compute_v=0, lower=1, overwrite_a=1)
+    values, _, info = scipy.linalg.lapack.dsyevd(_gram(matrix), compute_v=0, lower=1, overwrite_a=1)
     if info != 0:
         raise NumericalError(
             "The eigenvalues of a Gram matrix did not converge.", "Check the weights for huge values."
@@ -75,13 +75,25 @@ def of_matrix(matrix: Any, refine: bool = True) -> Array:
     if side <= 512 or doubtful > side // 8:
         whole = matrix.toarray() if sparse else matrix
         return np.asarray(scipy.linalg.svdvals(whole, check_finite=False))
-    gram = matrix.T @ matrix
-    gram = gram.toarray() if sparse else gram
     _, vectors = scipy.linalg.eigh(
-        gram, subset_by_index=[0, doubtful - 1], overwrite_a=True, check_finite=False
+        _gram(matrix), subset_by_index=[0, doubtful - 1], overwrite_a=True, check_finite=False
     )
     sigma[:doubtful] = np.sort(scipy.linalg.svdvals(matrix @ vectors, check_finite=False))
     return np.sort(sigma)[::-1]
+
+
+def _gram(matrix: Any) -> Array:
+    """A^T A, whose lower triangle alone is filled, in LAPACK's order; (m, n) dense or sparse -> (n, n)."""
+    rows, side = matrix.shape
+    if scipy.sparse.issparse(matrix):
+        if matrix.nnz**2 / max(rows, 1) / _SPARSE < side * side * rows / _DENSE:
+            # a symmetric matrix is its transpose, which LAPACK takes without a copy
+            return np.asarray((matrix.T @ matrix).toarray().T)
+        matrix = matrix.toarray()
+    # the transpose of an array in C order is one in Fortran order
+    if matrix.flags.c_contiguous:
+        return np.asarray(scipy.linalg.blas.dsyrk(1.0, matrix.T, trans=0, lower=1))
+    return np.asarray(scipy.linalg.blas.dsyrk(1.0, matrix, trans=1, lower=1))
 
 
 def value_errors(values: Array, side: int, relative: float = 0.0, absolute: float = PROMISE) -> Array:
