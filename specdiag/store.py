@@ -244,10 +244,9 @@ def _reserve(path: Path, size: int) -> None:
 def _room(dataset: xarray.Dataset) -> int:
     """Bytes that a dataset takes at most, with its names, texts and attributes."""
     size = 1 << 16
-    for holder in (dataset, *dataset.variables.values()):
-        size += 4096 + sum(
-            512 + 2 * len(str(key)) + 4 * len(str(value)) for key, value in holder.attrs.items()
-        )
+    for attributes in (dataset.attrs, *(variable.attrs for variable in dataset.variables.values())):
+        size += 4096
+        size += sum(512 + 2 * len(str(key)) + 4 * len(str(value)) for key, value in attributes.items())
     for variable in dataset.variables.values():
         size += variable.nbytes
         if variable.dtype == object:
