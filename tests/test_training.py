@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from specdiag.errors import NumericalError, ResultsError, UsageError
 from specdiag.loading.checkpoints import read_checkpoint
+from specdiag.loading.labels import random_labels
 from specdiag.sampling import Draws
 from specdiag.training import _data
 from specdiag.training._adversarial import Adversarial
@@ -307,12 +308,12 @@ def test_every_crop_is_a_window_of_the_padded_image() -> None:
 
 def test_random_labels_depend_on_seed_and_sample_alone() -> None:
     index = np.arange(300)
-    labels = _data.random_labels(index, 10, Draws(0))
-    assert np.array_equal(_data.random_labels(index[100:], 10, Draws(0)), labels[100:])
-    assert not np.array_equal(_data.random_labels(index, 10, Draws(1)), labels)
+    labels = random_labels(index, 10, Draws(0))
+    assert np.array_equal(random_labels(index[100:], 10, Draws(0)), labels[100:])
+    assert not np.array_equal(random_labels(index, 10, Draws(1)), labels)
     assert set(labels) == set(range(10))
     data = _data.load("digits", Settings(labels="random"))
-    wanted = _data.random_labels(data.train.index, 10, Draws(0))
+    wanted = random_labels(data.train.index, 10, Draws(0))
     assert np.array_equal(data.train.y.numpy(), wanted)
 
 

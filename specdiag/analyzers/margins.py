@@ -267,6 +267,7 @@ ANALYZER = Analyzer(
     summary="Margins, losses and probabilities, clean and attacked, and margins over capacity.",
     source="wen2020, Fig. 1b, 3-5, B.3-B.5, eq. 5; farnia2019, Fig. 3, Theorems 1-4",
     version=1,
+    needs=("test", "train"),
     options=Options,
     arrays={
         "margin": ArraySpec(_BOTH, "logit", "f_y - max_{j != y} f_j"),

@@ -20,6 +20,7 @@ from specdiag.jobs.memory import fitting_chunk, predicted, readable
 from specdiag.loading import architectures
 from specdiag.loading.checkpoints import Checkpoint, Trust, read_checkpoint
 from specdiag.loading.datasets import Data, load_data
+from specdiag.loading.labels import as_trained
 from specdiag.loading.matching import Coverage
 from specdiag.loading.reparam import unparametrise
 from specdiag.loading.resolve import Resolved, Wanted, resolve
@@ -165,7 +166,12 @@ def _normalisation(resolved: Resolved, coverage: Any) -> Normalisation:
 
 
 def make_task(model: Model, data: Data, analyzer: Analyzer, options: Any, common: Common) -> Task:
-    """The task with its chunk grid; the eps of attacks must be settled already."""
+    """The task with its chunk grid; the eps of attacks must be settled already.
+
+    An analyzer that needs training data sees the labels that the network was trained on.
+    """
+    if "train" in analyzer.needs:
+        data = as_trained(data, model.info.data, model.info.train, model.outputs)
     chunk = fitting_chunk(model, analyzer, options, common.batch_size, common.max_memory)
     return Task(model, data, analyzer, options, common.seed, chunk)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from specdiag.errors import DataError
 from specdiag.loading.datasets import load_data
+from specdiag.loading.labels import random_labels
 from specdiag.sampling import Draws
 from specdiag.training._context import Indices
 from specdiag.training._settings import Settings
@@ -87,12 +88,6 @@ def load(spec: str, settings: Settings, input_shape: tuple[int, ...] | None = No
     norms = torch.linalg.vector_norm(train.x.flatten(1), dim=1, dtype=torch.float64)
     mean_norm = float(norms.mean())
     return TrainingData(train, validation, classes, data.low, data.high, mean_norm, data.sha256)
-
-
-def random_labels(index: Indices, classes: int, draws: Draws) -> Indices:
-    """Labels (N,) drawn uniformly for each sample by its index in the split: any run can draw them again."""
-    drawn = [draws.generator("labels/random", int(entry)).integers(classes) for entry in index]
-    return np.array(drawn, dtype=np.int64)
 
 
 def batches(samples: Samples, size: int, epoch: int, draws: Draws, augment: Augment) -> Iterator[Samples]:
