@@ -16,10 +16,12 @@ from torch import nn
 
 from specdiag import figures
 from specdiag.analyzers import _layers_uses
-from specdiag.analyzers.layers import ANALYZER, Options
+from specdiag.analyzers._layers_rows import rows_of
+from specdiag.analyzers._layers_uses import Use
+from specdiag.analyzers.layers import ANALYZER, SHARES, Options
 from specdiag.errors import ModelError, NumericalError
-from specdiag.linalg.layers import convolution
-from specdiag.linalg.spectra import Settings, of_convolution
+from specdiag.linalg.layers import Convolution, convolution
+from specdiag.linalg.spectra import Settings
 from specdiag.model import Model, ModelInfo, Normalisation
 from specdiag.schema import build
 from specdiag.weights import Weights, WeightsTask, run_weights
@@ -298,18 +300,60 @@ def test_figures_and_texts() -> None:
     assert set(one.data_vars) <= set(ANALYZER.arrays)
 
 
-def test_trained_layers_against_their_dense_truth(assets: Path) -> None:
-    """Layers with up to 4,096 values, recomputed; the truth is that of benchmarks/layer_truth.py."""
-    path = ROOT / "benchmarks" / "results" / "layer-truth.json"
-    if not path.exists():
-        pytest.skip("no dense truth recorded")
-    truth = json.loads(path.read_text())["layers"]
+SMALL = (
+    ("conv1", 32, 1),
+    ("layer3.0.conv1", 16, 2),
+    *((f"layer3.{block}.conv{number}", 8, 1) for block, number in ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2))),
+)
+
+
+def trained(assets: Path, name: str, size: int, stride: int) -> Convolution:
     state = torch.load(assets / "checkpoints" / "cifar10-resnet20.th", map_location="cpu", weights_only=True)
-    state = {name.removeprefix("module."): value for name, value in state["state_dict"].items()}
-    for name, size, stride in (("conv1", 32, 1), ("layer3.0.conv1", 16, 2), ("layer3.2.conv2", 8, 1)):
-        layer = convolution(state[f"{name}.weight"], (size, size), stride=stride, padding=1)
-        found, exact = of_convolution(layer, Settings(quantiles=False)), truth[name]
-        assert found.sigma_max.value == pytest.approx(exact["sigma_max"], rel=1e-5)
-        assert found.std.value == pytest.approx(exact["std"], rel=1e-3)
-        assert abs(found.sigma_max.value - exact["sigma_max"]) <= found.sigma_max.error * (1 + 1e-6)
-        assert abs(found.std.value - exact["std"]) <= found.std.error
+    weight = state["state_dict"][f"module.{name}.weight"]
+    return convolution(weight, (size, size), stride=stride, padding=1)
+
+
+def recorded(name: str) -> dict[str, Any]:
+    path = ROOT / "benchmarks" / "results" / "layer-truth.json"
+    layers = json.loads(path.read_text())["layers"] if path.exists() else {}
+    if name not in layers:
+        pytest.skip("no dense truth recorded")
+    return dict(layers[name])
+
+
+@pytest.mark.parametrize(("name", "size", "stride"), SMALL)
+def test_trained_layers_against_their_dense_truth(assets: Path, name: str, size: int, stride: int) -> None:
+    """All layers with up to 4,096 values; the truth is that of benchmarks/layer_truth.py."""
+    exact = recorded(name)
+    use = Use(name, (name,), layer=trained(assets, name, size, stride))
+    found = rows_of([use], Settings(shares=SHARES))[0].spectrum
+    assert found is not None
+    assert found.count == exact["count"] <= 4096
+    assert found.sigma_max.value == pytest.approx(exact["sigma_max"], rel=1e-5)
+    assert found.std.value == pytest.approx(exact["std"], rel=1e-3)
+    assert abs(found.sigma_max.value - exact["sigma_max"]) <= found.sigma_max.error * (1 + 1e-6)
+    assert abs(found.std.value - exact["std"]) <= found.std.error
+    assert abs(found.mean.value - exact["mean"]) <= found.mean.error
+    if exact["sigma_min"] > 1e-6 * exact["sigma_max"]:
+        assert abs(found.sigma_min.value - exact["sigma_min"]) <= found.sigma_min.error
+    for share, estimate in zip(SHARES, found.quantiles, strict=True):
+        assert abs(estimate.value - exact["quantiles"][round(1000 * share)]) <= estimate.error
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "stride"),
+    [SMALL[0], *(pytest.param(*entry, marks=pytest.mark.slow) for entry in SMALL[1:2])],
+)
+def test_the_recorded_truth_is_the_dense_spectrum(assets: Path, name: str, size: int, stride: int) -> None:
+    """From the matrix that torch's convolution has, not from the stencil that the record was made with."""
+    exact = recorded(name)
+    layer = trained(assets, name, size, stride)
+    matrix = layer.operator().dense().double()
+    matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    values = torch.linalg.eigvalsh(matrix.T @ matrix).clamp_min(0).sqrt().numpy()
+    assert values[-1] == pytest.approx(exact["sigma_max"], rel=1e-10)
+    assert values.std() == pytest.approx(exact["std"], rel=1e-8)
+    assert values.mean() == pytest.approx(exact["mean"], rel=1e-8)
+    assert np.quantile(values, np.linspace(0, 1, 1001))[50:] == pytest.approx(
+        exact["quantiles"][50:], rel=1e-7
+    )
