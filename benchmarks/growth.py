@@ -24,7 +24,7 @@ from specdiag.loading.architectures import build
 from specdiag.loading.networks._parts import start_as_he
 
 SIZES = (32, 64, 128, 256)
-QUANTITIES = ("||grad_x L||_1", "||grad_x L||_2", "||grad f_k||_2", "mean |df_k|")
+QUANTITIES = ("‖grad_x L‖_1", "‖grad_x L‖_2", "‖grad f_k‖_2", "mean abs df_k")
 EXPECTED = (0.5, 0.0, 0.0, -0.5)
 WINDOWS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), (4, 4))
 Make = Callable[[int], nn.Module]
@@ -160,7 +160,7 @@ def main() -> None:
         [f"{w[0]}x{w[0]}, {w[1]}x{w[1]}", f"{area:g}", f"{mean:.4f}", f"{product:.3f}"]
         for w, area, mean, product in zip(WINDOWS, areas, means, constant, strict=True)
     ]
-    pools = markdown(["windows", "a_1 a_2", "||grad f_k||_2", "times sqrt(a_1 a_2)"], table)
+    pools = markdown(["windows", "a_1 a_2", "‖grad f_k‖_2", "times sqrt(a_1 a_2)"], table)
     text = f"""# Growth of gradients with the image, {machine()}
 
 Slopes against log D at {", ".join(map(str, SIZES))} pixels a side, {given.draws} draws of He's weights, width {given.width}.
@@ -175,7 +175,7 @@ no borders, and `dilated8` keeps its maps in proportion.
 
 {pools}
 
-Slope of ||grad f_k||_2 against a_1 a_2: {slope:+.3f} (expected -0.5). `pool6` with strides over `pool6` with three 2x2
+Slope of ‖grad f_k‖_2 against a_1 a_2: {slope:+.3f} (expected -0.5). `pool6` with strides over `pool6` with three 2x2
 means: {halved(given.draws, given.width):.2f} (expected 8).
 """
     given.out.write_text(text)
