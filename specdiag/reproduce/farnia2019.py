@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from specdiag.reproduce._results import Results
 
 SN = "spectral-normalisation"
-SCHEMES = {"erm": "standard", "fgm": "fgm", "pgm": "pgm", "wrm": "wrm"}
-BETAS = (4.0, 2.0, 1.6, 1.3)
+SCHEMES = {"erm": "standard", "fgm": "fgm", "pgm": "pgm"}
+BETAS = (6.0, 4.0, 2.0, 1.6)
 MIYATO = 1.6
 # eps of training attacks over the mean length of the inputs (section 5), and of the attacks of Fig. 5
 SHARE, SWEEP = 0.05, (0.025, 0.05, 0.1, 0.15, 0.2)
@@ -34,14 +34,14 @@ def adjust(scene: Scene) -> Scene:
 
 
 def plan(scene: Scene, folder: Path) -> Plan:
-    """ERM, FGM, PGM and WRM with and without normalisation; beta 1; random labels; Miyato's kernels."""
+    """ERM, FGM and PGM with and without normalisation; beta 1; random labels; Miyato's kernels."""
     plain: dict[str, Any] = {"normalise": "none", "weight_decay": 0.0}
     small = scene.later_epochs is None
     long = scene.epochs * 4 if small else scene.epochs
     chosen = Choice("beta", BETAS, "best-attacked")
     same = Choice("beta", BETAS, "same", "pgm+sn")
     pgm = {"steps": 15 if small else scene.steps}
-    options: dict[str, dict[str, Any]] = {"pgm": pgm, "wrm": pgm}
+    options: dict[str, dict[str, Any]] = {"pgm": pgm}
     # random labels are fitted late: four times the epochs, the state of the last one counts
     fit: dict[str, Any] = {"labels": "random", "epochs": long, "start": None, **plain}
     first = [
@@ -101,6 +101,7 @@ def plan(scene: Scene, folder: Path) -> Plan:
         f"Training eps {SHARE:g} mean ||x||_2; inputs as they are, no BatchNorm, no weight decay, as section 5 has it; "
         "attacks of the figure up to "
         f"{SWEEP[-1]:g} mean ||x||_2. beta is chosen for PGM and taken for the other schemes.",
+        "WRM is left out: with the paper's coefficient for small grey images its training stays at chance on digits.",
         "Tables 2 and 3 (running time) are in the checkpoints of `specdiag train`, not here.",
     )
     return Plan(tuple(trainings), analyses, remarks)
@@ -118,7 +119,7 @@ def claims(results: Results) -> Sequence[Claim]:
 
 def panels(results: Results) -> Sequence[Panel]:
     """Fig. 2, 3 and 5 by the analyzers' figures; Fig. 4 and A.1 here."""
-    robust = {name: name for name in ("erm", "erm+sn", "fgm+sn", "pgm", "pgm+sn", "wrm+sn")}
+    robust = {name: name for name in ("erm", "erm+sn", "fgm", "fgm+sn", "pgm", "pgm+sn")}
     return (
         Panel("fig2a-gain.png", overlay("gain", ("erm", "erm+sn", "erm+sn-beta1"))),
         Panel("fig2b-gradients.png", overlay("gradients", ("erm", "erm+sn")), 11, 7),

@@ -23,31 +23,28 @@ from specdiag.reproduce._judge import (
 )
 from specdiag.reproduce._plan import Analysis, Panel, Paper, Plan, Scene, Training
 from specdiag.reproduce._results import Values, paired
+from specdiag.reproduce._simongabriel2019 import (
+    FACTORS,
+    GRID,
+    INITIAL_SEEDS,
+    LAMBDAS,
+    METHODS,
+    POOLS,
+    ROOT,
+    THRESHOLD,
+    TRAINED,
+    changed,
+    figure_2,
+    figure_3,
+    figure_4,
+    grid,
+    norms,
+    sweep_of,
+)
 from specdiag.reproduce._upsampled import upsampled
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from specdiag.reproduce._results import Results
-
-# training sizes eps_inf of penalties and attacks; cross-Lipschitz has a scale of its own
-GRID = {"digits": (0.01, 0.03, 0.1), "grey": (0.005, 0.015, 0.05), "colour": (0.0025, 0.005, 0.01)}
-LAMBDAS = (1e-3, 1e-2, 1e-1)
-THRESHOLD = {"digits": 0.05, "grey": 0.02, "colour": 0.005}
-ROOT = {"digits": 8.0, "grey": 28.0, "colour": 3072**0.5}
-# image widths over that of the data
-FACTORS = {"digits": (1, 2, 4, 8), "grey": (1, 2, 4), "colour": (1, 2, 4)}
-INITIAL_SEEDS = tuple(range(6))
-TRAINED = 3
-POOLS = ("avg", "strided", "max")
-METHODS = ("q1", "q2", "aug-linf", "aug-l2", "cross")
-WORDS = {
-    "q1": "penalty q = 1",
-    "q2": "penalty q = 2",
-    "aug-linf": "augmentation linf",
-    "aug-l2": "augmentation l2",
-    "cross": "cross-Lipschitz",
-}
 
 
 def adjust(scene: Scene) -> Scene:
@@ -100,9 +97,9 @@ def claims(results: Results) -> Sequence[Claim]:
 def panels(results: Results) -> Sequence[Panel]:
     """Fig. 2 (six panels), 3 and 4."""
     return (
-        Panel("fig2-penalties.png", _figure_2, 12, 7),
-        Panel("fig3-dimension.png", _figure_3, 10, 4),
-        Panel("fig4-pooling.png", _figure_4),
+        Panel("fig2-penalties.png", figure_2, 12, 7),
+        Panel("fig3-dimension.png", figure_3, 10, 4),
+        Panel("fig4-pooling.png", figure_4),
     )
 
 
@@ -172,31 +169,15 @@ def _growth(scene: Scene, folder: Path) -> tuple[list[Training], list[Training]]
     return initial, trained
 
 
-def _norms(results: Results, name: str, q: str = "1") -> list[Values]:
-    return results.arrays("gradients", "loss_gradient_norm", name, q=q)
-
-
-def _changed(results: Results, name: str) -> list[Values]:
-    return [values[:, 0, 0] for values in _grid(results, "changed", name)]
-
-
-def _grid(results: Results, array: str, name: str) -> list[Values]:
-    return results.arrays("robustness", array, name)
-
-
-def _sweep(method: str) -> list[str]:
-    return [f"{method}-{place + 1}" for place in range(3)]
-
-
 def _everything() -> list[str]:
-    return ["none", *(name for method in METHODS for name in _sweep(method))]
+    return ["none", *(name for method in METHODS for name in sweep_of(method))]
 
 
 def _relations(results: Results) -> list[Claim]:
     columns: list[list[float]] = [[], [], []]
     for name in _everything():
         for column, values in zip(
-            columns, (_norms(results, name), _norms(results, name, "2"), _changed(results, name)), strict=True
+            columns, (norms(results, name), norms(results, name, "2"), changed(results, name)), strict=True
         ):
             column += [float(entry.mean()) for entry in values]
     one, two, vulnerable = columns
@@ -227,14 +208,14 @@ def _overlays(results: Results) -> list[Claim]:
         ("q1", "aug-linf", "q = 1 penalty overlays linf augmentation"),
         ("q2", "aug-l2", "q = 2 penalty overlays l2 augmentation"),
     ):
-        names = ["none", *_sweep(first), *_sweep(second)]
+        names = ["none", *sweep_of(first), *sweep_of(second)]
         rows.append(
             Claim(
                 text,
                 "Fig. 2a",
                 "almost superimposed" if first == "q1" and second == "q2" else "excellent match (Prop. 3)",
                 "mean |log ratio| of E||grad L||_1 at equal sizes over the log range from no to strongest penalty",
-                estimate(overlay_distance, paired(*(_norms(results, name) for name in names))),
+                estimate(overlay_distance, paired(*(norms(results, name) for name in names))),
                 below(0.25),
             )
         )
@@ -242,8 +223,8 @@ def _overlays(results: Results) -> list[Claim]:
 
 
 def _cross(results: Results) -> Claim:
-    references = ["none", *_sweep("q1"), *_sweep("q2")]
-    strongest = _sweep("cross")[-1]
+    references = ["none", *sweep_of("q1"), *sweep_of("q2")]
+    strongest = sweep_of("cross")[-1]
     return Claim(
         "cross-Lipschitz worse at high penalty",
         "Fig. 2f",
@@ -252,10 +233,10 @@ def _cross(results: Results) -> Claim:
         estimate(
             trade_off,
             paired(
-                _grid(results, "correct", strongest),
-                _changed(results, strongest),
-                *(_grid(results, "correct", name) for name in references),
-                *(_changed(results, name) for name in references),
+                grid(results, "correct", strongest),
+                changed(results, strongest),
+                *(grid(results, "correct", name) for name in references),
+                *(changed(results, name) for name in references),
             ),
         ),
         below(0),
@@ -264,9 +245,9 @@ def _cross(results: Results) -> Claim:
 
 def _larger(results: Results) -> list[Claim]:
     factors = FACTORS[results.scene.kind]
-    initial = [_norms(results, f"initial-x{factor}") for factor in factors]
-    trained = [_norms(results, f"trained-x{factor}") for factor in factors[:TRAINED]]
-    changed = [results.arrays("gradients", "changed", f"trained-x{factor}") for factor in factors[:TRAINED]]
+    initial = [norms(results, f"initial-x{factor}") for factor in factors]
+    trained = [norms(results, f"trained-x{factor}") for factor in factors[:TRAINED]]
+    fooled = [results.arrays("gradients", "changed", f"trained-x{factor}") for factor in factors[:TRAINED]]
     what = "slope of log E||grad L||_1 against log D"
     return [
         Claim(
@@ -290,19 +271,19 @@ def _larger(results: Results) -> list[Claim]:
             "Fig. 3 left",
             "grows, dampened at high dimension",
             "share of answers changed at the largest images less that at the smallest",
-            estimate(lambda a, b: float(b.mean() - a.mean()), paired(changed[0], changed[-1])),
+            estimate(lambda a, b: float(b.mean() - a.mean()), paired(fooled[0], fooled[-1])),
             above(0),
         ),
     ]
 
 
 def _pooling(results: Results) -> list[Claim]:
-    changed = {pool: _changed(results, f"pool-{pool}") for pool in POOLS}
-    norms = {pool: _norms(results, f"pool-{pool}") for pool in POOLS}
+    fooled = {pool: changed(results, f"pool-{pool}") for pool in POOLS}
+    lengths = {pool: norms(results, f"pool-{pool}") for pool in POOLS}
     rows = []
     for other in ("strided", "max"):
         gradient = over_seeds(
-            [float(b.mean() / a.mean()) for a, b in zip(norms["avg"], norms[other], strict=True)]
+            [float(b.mean() / a.mean()) for a, b in zip(lengths["avg"], lengths[other], strict=True)]
         )
         rows.append(
             Claim(
@@ -310,91 +291,12 @@ def _pooling(results: Results) -> list[Claim]:
                 "Fig. 4, Theorem 7",
                 "more robust; strided and max are not",
                 f"share of answers changed with average pools less that with {other}",
-                estimate(lambda a, b: float(a.mean() - b.mean()), paired(changed["avg"], changed[other])),
+                estimate(lambda a, b: float(a.mean() - b.mean()), paired(fooled["avg"], fooled[other])),
                 below(0),
                 f"E||grad L||_1 of {other} over that of average pools: {gradient.value:.3g}.",
             )
         )
     return rows
-
-
-def _figure_2(results: Results, figure: Figure) -> None:
-    from specdiag.figures import LINES, MARKERS, colour, log_axis
-
-    axes = figure.subplots(2, 3).flatten()
-    for number, method in enumerate(METHODS):
-        look: dict[str, Any] = {"color": colour(number), "marker": MARKERS[number], "ls": LINES[number]}
-        names = ["none", *_sweep(method)]
-        sizes = [size * ROOT[results.scene.kind] for size in GRID[results.scene.kind]]
-        one, two = ([_mean(_norms(results, name, q)) for name in names] for q in ("1", "2"))
-        vulnerable = [_mean(_changed(results, name)) for name in names]
-        accuracy = [_mean(_grid(results, "correct", name)) for name in names]
-        if method != "cross":
-            for ax, values in zip(axes[:3], (one, vulnerable, accuracy), strict=True):
-                ax.plot(sizes, values[1:], label=WORDS[method], **look)
-        axes[3].plot(one, vulnerable, label=WORDS[method], **look)
-        axes[4].plot(two, one, label=WORDS[method], **look)
-        axes[5].plot(vulnerable, accuracy, label=WORDS[method], **look)
-    upper = "training size eps d^(1/p) (input)"
-    labels = [
-        (upper, "E ||grad L||_1 (nat / input)"),
-        (upper, "vulnerability (share changed)"),
-        (upper, "accuracy (share)"),
-        ("E ||grad L||_1 (nat / input)", "vulnerability (share changed)"),
-        ("E ||grad L||_2 (nat / input)", "E ||grad L||_1 (nat / input)"),
-        ("vulnerability (share changed)", "accuracy (share)"),
-    ]
-    for ax, (x, y) in zip(axes, labels, strict=True):
-        ax.set_xlabel(x)
-        ax.set_ylabel(y)
-    for ax in (*axes[:3], axes[3]):
-        log_axis(ax, "x")
-    axes[3].legend()
-
-
-def _figure_3(results: Results, figure: Figure) -> None:
-    from specdiag.figures import log_axis
-    from specdiag.reproduce._panels import against
-
-    left, right = figure.subplots(1, 2)
-    factors = FACTORS[results.scene.kind]
-    first = 32 if results.scene.kind == "colour" else round(ROOT[results.scene.kind])
-    widths = [float(first * factor) for factor in factors]
-    trained = [f"trained-x{factor}" for factor in factors[:TRAINED]]
-    changed = [results.arrays("gradients", "changed", name) for name in trained]
-    against(left, widths[:TRAINED], [[float(v.mean()) for v in entry] for entry in changed], "trained", 0)
-    for number, (word, names) in enumerate(
-        {"trained": trained, "at initialisation": [f"initial-x{factor}" for factor in factors]}.items()
-    ):
-        means = [[float(values.mean()) for values in _norms(results, name)] for name in names]
-        against(right, widths[: len(names)], means, word, number)
-        start = float(np.mean(means[0]))
-        label = "proportional to sqrt(D)" if number == 0 else None
-        line = [start * width / widths[0] for width in widths[: len(names)]]
-        right.plot(widths[: len(names)], line, color="#777777", ls=":", lw=1, label=label, zorder=1)
-    for ax, label in ((left, "vulnerability (share changed)"), (right, "E ||grad L||_1 (nat / input)")):
-        ax.set_xlabel("image width sqrt(D) (pixels)")
-        ax.set_ylabel(label)
-        log_axis(ax, "x")
-        ax.legend()
-    log_axis(right, "y")
-
-
-def _figure_4(results: Results, figure: Figure) -> None:
-    from specdiag.figures import MARKERS, colour
-
-    ax = figure.subplots()
-    for number, pool in enumerate(POOLS):
-        x = [float(values.mean()) for values in _norms(results, f"pool-{pool}")]
-        y = [float(values.mean()) for values in _changed(results, f"pool-{pool}")]
-        ax.plot(x, y, MARKERS[number], color=colour(number), label=f"{pool} (one point per seed)", ms=8)
-    ax.set_xlabel("E ||grad L||_1 (nat / input)")
-    ax.set_ylabel("vulnerability (share changed)")
-    ax.legend()
-
-
-def _mean(columns: Sequence[Values]) -> float:
-    return float(np.mean([values.mean() for values in columns]))
 
 
 PAPER = Paper(
