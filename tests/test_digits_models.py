@@ -13,6 +13,7 @@ from conftest import ROOT
 
 import specdiag
 from specdiag import figures, plugins
+from specdiag.loading.datasets import Data, hash_arrays
 
 SAMPLES = ROOT / "sample_checkpoints"
 OVERLAID = {
@@ -116,3 +117,29 @@ def test_bad_attacks_are_usage_errors(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVERLAID)
+def test_every_analyzer_runs_on_the_resnet(name: str, assets: Path) -> None:
+    from attacks_common import resnet20
+
+    found = np.load(assets / "data" / "cifar10-test-1k.npz")
+    x = found["x"][:2].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    y = found["y"][:2].astype(np.int64)
+    data = Data(x, y, np.arange(2), "test", "cifar", 2, hash_arrays(x, y), 0.0, 1.0, 10, ())
+    options = {**OVERLAID[name], **({"at": "pgd-l2"} if name == "spectrum" else {"attack": "pgd-l2"})}
+    if name == "linearity":
+        options["distances"] = (0.1,)
+    result = specdiag.analyze(resnet20(assets), data, name, eps=0.1, steps=2, **options)
+    analyzer = plugins.load("analyzer", name)
+    assert analyzer.sentence(result).endswith(".")
+    measures = [
+        array for array in result.data_vars.values() if "sample" in array.dims and array.dtype.kind == "f"
+    ]
+    assert measures
+    assert all(np.isfinite(array.values).any() for array in measures)
+    figure = figures.new_figure()
+    with figures.style():
+        analyzer.plot({"resnet20": result}, figure)
+    assert figure.axes
