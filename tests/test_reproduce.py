@@ -112,6 +112,63 @@ def test_strings_of_a_claim_say_what_the_verdict_rests_on() -> None:
     assert Claim("c", "f", "p", "s", found, above(0)).verdict == "does not hold"
 
 
+def test_simongabriel2019_statistics() -> None:
+    from specdiag.reproduce import simongabriel2019 as paper
+
+    # a norm that goes as sqrt(D): widths double, D quadruples
+    assert paper.growth(*(np.full(9, 2.0**k) for k in range(4))) == pytest.approx(0.5)
+    none, weak, strong = np.full(5, 8.0), np.full(5, 4.0), np.full(5, 1.0)
+    assert paper.overlay_distance(none, weak, strong, weak, strong) == pytest.approx(0.0)
+    assert paper.overlay_distance(none, weak, strong, strong, weak) == pytest.approx(2 / 3)
+    half, all_ = np.array([1.0, 0.0]), np.array([1.0, 1.0])
+    # references: accuracy 1 at vulnerability 1, 0.5 at 0.5; the network: 0.5 at 1
+    assert paper.trade_off(half, all_, all_, half, all_, half) == pytest.approx(-0.5)
+
+
+def test_farnia2019_statistics() -> None:
+    from specdiag.reproduce import farnia2019 as paper
+
+    split = np.array([True, True, False, False])
+    plain, normalised = np.array([1.0, 0.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert paper.accuracy_gap(split, plain, normalised) == pytest.approx(-0.5)
+    assert paper.most_robust(np.zeros((4, 2)), np.ones((4, 2)), np.full((4, 2), 0.5)) == pytest.approx(0.5)
+
+
+def test_roth2018_statistics() -> None:
+    from specdiag.reproduce import roth2018 as paper
+
+    white_box_is_lowest = np.ones((6, 3, 3)) - 0.4 * np.eye(3)
+    assert paper.transfer_gap(white_box_is_lowest) == pytest.approx(0.4)
+    white_box_is_lowest[:, 0, 0] = 1.0
+    assert paper.transfer_gap(white_box_is_lowest) == pytest.approx(0.0)
+    assert paper.advantage(np.zeros((4, 2)), np.full((4, 2), 0.25)) == pytest.approx(0.25)
+
+
+def test_sigma_of_correlated_noise_is_what_the_attack_draws_from() -> None:
+    import types
+
+    from specdiag.training.sgr import Sgr
+
+    run: object = types.SimpleNamespace(input_shape=(1, 1, 4))
+    moments = Sgr(source="lrc", decay_length=2.0).noise_moments(run).numpy()  # type: ignore[arg-type]
+    distance = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    np.testing.assert_allclose(moments, np.exp(-distance / 2.0), atol=1e-6)
+
+
+def test_the_page_joins_what_the_folders_hold(tmp_path: Path) -> None:
+    from specdiag.errors import ResultsError
+    from specdiag.reproduce._page import main, page
+
+    with pytest.raises(ResultsError):
+        page(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "claims.md").write_text(f"# {name}: title\n\n| claim |\n")
+    assert main([str(tmp_path), "-o", str(tmp_path / "page.md")]) == 0
+    text = (tmp_path / "page.md").read_text()
+    assert text.index("## a: title") < text.index("## b: title")
+
+
 def tiny(data: str = "digits") -> Scene:
     return scene_of(data, "digits", seeds=1, epochs=1, samples=16, train_samples=60)
 
@@ -163,7 +220,11 @@ def smaller(paper: Paper) -> Paper:
 def test_pipeline_ends_with_its_table_and_goes_on_where_it_was(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from specdiag.reproduce import simongabriel2019
+
     monkeypatch.setattr(_judge, "RESAMPLES", 50)
+    monkeypatch.setattr(simongabriel2019, "INITIAL_SEEDS", (0,))
+    monkeypatch.setitem(simongabriel2019.FACTORS, "digits", (1, 2))
     paper = smaller(plugins.load("paper", name))
     out = tmp_path / name
     outcome, _ = run(paper, out, tiny())

@@ -25,6 +25,8 @@ from specdiag.training._match import held_out_accuracy
 from specdiag.training._run import train
 from specdiag.training._settings import Settings, TrainConfig
 
+FEW_SAMPLES = 64
+
 Say = Callable[[str], None]
 
 
@@ -166,10 +168,13 @@ class _Runner:
         analyzer = plugins.load("analyzer", analysis.analyzer)
         options = build_options(analyzer, analysis.options)
         begun, count = time.perf_counter(), 0
+        samples = analysis.samples or self.scene.samples
         for name, paths, data in self._places(analysis):
             common = Common(
                 wanted=Wanted(data=data if analyzer.kind != "weights" else None),
-                samples=analysis.samples or self.scene.samples,
+                samples=samples,
+                # a trial on a few samples need not pay for a whole chunk
+                batch_size=samples if samples < FEW_SAMPLES else None,
                 split=analysis.split,
                 device=self.scene.device,
                 dtype=analysis.dtype,
