@@ -70,6 +70,7 @@ SIZES: list[tuple[str, dict[str, Any]]] = [
     *(("elunet", {"size": size, "channels": 3, "width": 4}) for size in (8, 16, 27, 28, 32)),
     *(("alexnet-zhang", {"size": size, "width": 4, "activation": "elu"}) for size in (8, 28, 32)),
     ("alexnet-zhang", {"size": 32, "width": 4, "lrn": False}),
+    ("alexnet-zhang", {"size": 32, "width": 4, "norm": "batch"}),
     *(("inception-zhang", {"size": size, "activation": "elu"}) for size in (8, 32)),
     ("cnn4", {"size": 8, "channels": 3, "norm": "none"}),
     ("cnn7", {"size": 32, "width": 4, "norm": "none"}),

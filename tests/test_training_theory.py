@@ -207,3 +207,24 @@ def test_true_norms_are_bounded_also_behind_strides_and_those_of_kernels_are_not
         assert float(torch.linalg.matrix_norm(matrix, 2)) <= 0.9 * 1.01
         side = -(-side // convolution.stride[0])
     assert float(torch.linalg.matrix_norm(network.linear.weight.detach(), 2)) <= 0.9 * 1.01
+
+
+def test_hidden_linear_layers_are_normalised_too(tmp_path: Path) -> None:
+    settings = Settings(
+        epochs=2, train_samples=160, batch_size=32, test_samples=20, curve_samples=0, device="cpu"
+    )
+    for method_name in ("spectral-normalisation", "global-snr", "sv-clip", "dropout"):
+        config = TrainConfig(
+            method=method_name,
+            out=tmp_path / f"{method_name}.pt",
+            settings=settings,
+            arch="mlp",
+            arch_args={"sizes": [64, 24, 24, 10], "activation": "elu"},
+        )
+        tensors = read_checkpoint(train(config)).tensors
+        norms = [
+            float(torch.linalg.matrix_norm(tensors[name].double(), 2))
+            for name in ("hidden.0.weight", "hidden.1.weight", "linear.weight")
+        ]
+        if method_name in ("spectral-normalisation", "sv-clip"):
+            assert max(norms) <= 1.001, method_name

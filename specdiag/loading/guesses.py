@@ -119,12 +119,11 @@ def _papers(shapes: Shapes) -> Iterator[Guess]:
         yield "carlini", {**plain, "size": 4 * side, "padding": 1}
     elif "fc1.weight" in shapes and width:
         side = math.isqrt(shapes["fc1.weight"][1] // width)
+        batch: dict[str, object] = {} if norm else {"norm": "batch"}
         for activation in ("relu", "elu"):
             for lrn in (True, False):
-                yield (
-                    "alexnet-zhang",
-                    {**args, "width": width, "size": 4 * side, "activation": activation, "lrn": lrn},
-                )
+                found = {"width": width, "size": 4 * side, "activation": activation, "lrn": lrn}
+                yield "alexnet-zhang", {**args, **found, **batch}
     elif "conv8.weight" in shapes:
         # one size stands for all: dilation follows from it and leaves no trace
         yield "dilated8", {**args, "width": width, **norm}

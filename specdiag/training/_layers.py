@@ -86,7 +86,10 @@ def linear_layers(run: Run, kind: NormKind) -> list[Layer]:
     handles = []
 
     def record(name: str) -> Any:
-        return lambda module, inputs, output: sizes.setdefault(name, tuple(inputs[0].shape[2:])) and None
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            sizes.setdefault(name, tuple(inputs[0].shape[2:]))
+
+        return hook
 
     for name, module in run.network.named_modules():
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
