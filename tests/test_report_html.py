@@ -217,6 +217,17 @@ def test_it_fits_phone_and_desktop_in_both_themes(
     page.size(width, height, phone=phone)
     page.dark(dark)
     assert page.run("document.documentElement.scrollWidth") <= width
+    # no axis label leaves its figure, and the sentence of a gate has the width of its row on a phone
+    beyond = """Array.from(document.querySelectorAll('figure.chart')).flatMap((figure) => {
+        const frame = figure.querySelector('svg').getBoundingClientRect();
+        return Array.from(figure.querySelectorAll('text.label'), (text) => text.getBoundingClientRect()).filter(
+            (box) => box.left < frame.left - 1 || box.right > frame.right + 1
+                || box.top < frame.top - 1 || box.bottom > frame.bottom + 1).length;
+    })"""
+    assert page.run("document.querySelectorAll('text.label').length") >= 2
+    assert set(page.run(beyond)) == {0}
+    if phone:
+        assert page.run("document.querySelector('td.metric').offsetWidth") > 0.8 * width
     ground = page.run("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(20, 24, 29)") == dark
     page.run("document.getElementById('theme').click()")

@@ -8,6 +8,21 @@
     if (parent) parent.appendChild(node);
     return node;
   };
+  // writes an axis label, smaller or cut where it is longer than `room`; returns the middle nearest to `wanted`
+  const centred = (node, label, wanted, room) => {
+    const space = room - 8;
+    node.textContent = label;
+    let length = node.getComputedTextLength();
+    if (length > space) {
+      node.style.fontSize = Math.max(9, Math.floor((11.5 * space) / length)) + "px";
+      length = node.getComputedTextLength();
+    }
+    for (let end = label.length; length > space && end > 4; length = node.getComputedTextLength()) {
+      end -= 1;
+      node.textContent = label.slice(0, end) + "…";
+    }
+    return Math.min(Math.max(wanted, 4 + length / 2), room - 4 - length / 2);
+  };
   const html = (name, properties, parent) => {
     const node = Object.assign(document.createElement(name), properties);
     if (parent) parent.appendChild(node);
@@ -300,10 +315,14 @@
       }
       make("rect", { class: "frame", x: box.left, y: box.top, width: box.width, height: box.height }, svg);
       const middle = box.top + box.height / 2;
-      make("text", { x: box.left + box.width / 2, y: height - 5, "text-anchor": "middle" }, svg).textContent = spec.x.label;
-      const across = { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` };
-      const fits = Math.floor(height / 6.2), label = spec.y.label;
-      make("text", across, svg).textContent = label.length > fits ? label.slice(0, fits - 1) + "…" : label;
+      const below = { class: "label", y: height - 5, "text-anchor": "middle" };
+      const under = make("text", below, svg);
+      under.setAttribute("x", centred(under, spec.x.label, box.left + box.width / 2, width));
+      const beside = make("text", { class: "label", "text-anchor": "middle" }, svg);
+      const y = centred(beside, spec.y.label, middle, height);
+      for (const [name, value] of Object.entries({ x: 12, y, transform: `rotate(-90 12 ${y})` })) {
+        beside.setAttribute(name, value);
+      }
       this.over = make("g", { "pointer-events": "none" }, svg);
     }
 
