@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from batch_common import CONFIG, GATE, contents, leftovers, project
 from command import digits_checkpoint, run
+from conftest import ROOT
 
 from specdiag import journal, store
 from specdiag.batch.ending import exit_code
@@ -184,6 +188,25 @@ def _scale(path: Path, factor: float) -> None:
     torch.save(content, path)
 
 
+def test_stored_results_are_judged_where_torch_cannot_be_imported(config: Path, tmp_path: Path) -> None:
+    config.write_text(CONFIG + GATE)
+    out = tmp_path / "out"
+    assert run("batch", config, "--out", out, "--write-baseline", "-q").exit_code == 0
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'specdiag';"
+        "from specdiag.cli.main import main; main()"
+    )
+    files = [str(path) for path in sorted(out.glob("*.h5"))]
+    for more, code in ([], 0), (["--set", "gate.0.max_increase=-1"], 1):
+        command = [sys.executable, "-c", script, "gate", *files, "--config", str(config), *more]
+        command += ["--junit", str(tmp_path / "j.xml"), "--html", str(tmp_path / "r.html")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    assert "<failure" in (tmp_path / "j.xml").read_text()
+    assert (tmp_path / "r.html").stat().st_size > 10_000
+
+
 def test_dry_run_writes_nothing(config: Path, tmp_path: Path) -> None:
     (tmp_path / "runs" / "broken.pt").write_bytes(b"")
     done = run("batch", config, "--out", tmp_path / "out", "--dry-run")
@@ -199,6 +222,19 @@ def test_quick_run(config: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "gates are not judged" in done.stderr
     assert store.read_group(tmp_path / "out" / "quick" / "net0.h5", "spectrum").sizes["sample"] == 16
+
+
+def test_ray_that_is_not_installed_is_said(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more)
+    )
+    done = run("batch", config, "--out", tmp_path / "out", "--executor", "ray")
+    assert done.exit_code == 2
+    assert "pip install 'specdiag[ray]'" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_order_of_exit_codes() -> None:
