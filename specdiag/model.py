@@ -101,6 +101,11 @@ class Model:
         return self.facts.outputs
 
     @property
+    def differentiable(self) -> bool:
+        """Whether the network can be differentiated; ONNX graphs give outputs only."""
+        return not getattr(self.network, "outputs_only", False)
+
+    @property
     def inputs(self) -> int:
         """D, the number of input values per sample."""
         size = 1

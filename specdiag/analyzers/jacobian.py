@@ -50,7 +50,7 @@ def compute(model: Model, batch: Batch, options: Options) -> Arrays:
     }
     if found.bias is not None and found.r2 is not None:
         arrays |= {"bias": found.bias, "r2": found.r2}
-    if options.method != "autograd":
+    if options.method != "autograd" and model.differentiable:
         exact = by_autograd(model, batch.x, options.layer).matrix.double()
         distance = torch.linalg.vector_norm((found.matrix.double() - exact).flatten(1), dim=1)
         arrays["error"] = distance / torch.linalg.vector_norm(exact.flatten(1), dim=1)

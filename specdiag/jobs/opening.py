@@ -115,7 +115,7 @@ def open_both(checkpoint: Checkpoint, resolved: Resolved, data: Data, common: Co
     network, coverage = _network(checkpoint, resolved)
     info = ModelInfo(
         name=checkpoint.path.stem,
-        path=str(checkpoint.path),
+        path=checkpoint.source or str(checkpoint.path),
         sha256=checkpoint.sha256,
         architecture=spec,
         arch_args=args,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from specdiag.errors import ArchitectureError, SpecdiagError
+from specdiag.loading import huggingface
 from specdiag.loading.factories import BUILTIN, factory, parse_arch_args, runs_code, torchvision_names
 from specdiag.loading.guesses import guesses, with_classes
 from specdiag.loading.matching import (
@@ -101,6 +102,8 @@ def input_shape(spec: str, args: Mapping[str, Any] | None = None) -> tuple[int, 
         return (3, size, size)
     if spec.startswith("timm:"):
         return _timm_shape(spec.removeprefix("timm:"), arguments)
+    if spec.startswith("hf:"):
+        return huggingface.input_shape(spec.removeprefix("hf:"), arguments)
     if spec == "mlp":
         sizes = arguments.get("sizes", inspect.signature(BUILTIN["mlp"]).parameters["sizes"].default)
         return (int(sizes[0]),)
@@ -139,12 +142,15 @@ def hints(facts: Mapping[str, Any]) -> list[str]:
     specs = [
         name if ":" in name else f"timm:{name}" for name in names if re.fullmatch(r"(timm:)?[\w.]+", name)
     ]
+    # the place of a folder's own config.json: put there by the reader, not by the file
+    if isinstance(facts.get("hf_config"), Path):
+        specs.append(f"hf:{facts['hf_config']}")
     return list(dict.fromkeys(specs))
 
 
 def _match(shapes: Shapes, specs: Sequence[str]) -> list[Architecture]:
     found: list[Architecture] = []
-    more = [(spec, with_classes(shapes)) for spec in specs]
+    more = [(spec, {} if spec.startswith("hf:") else with_classes(shapes)) for spec in specs]
     for spec, args in (*guesses(shapes), *more):
         if found and spec in specs:
             break
@@ -202,7 +208,11 @@ def ready_command(
     whether it holds for this one.
     """
     shape = input_shape(match.spec, match.args)
-    usual = match.spec.startswith(("torchvision:", "timm:", "resnet")) and shape is not None and shape[0] == 3
+    usual = (
+        match.spec.startswith(("torchvision:", "timm:", "hf:", "resnet"))
+        and shape is not None
+        and shape[0] == 3
+    )
     normalise = "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" if usual else "--normalise none"
     where = shlex.quote(str(checkpoint_path))
     return f"specdiag {command} {where} {match} --data {shlex.quote(data) if data else 'DATA'} {normalise}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -14,8 +15,8 @@ from typing import Any
 
 import torch
 
-from specdiag.errors import CheckpointError, UsageError
-from specdiag.loading import readers, reparam, sniff, trusted
+from specdiag.errors import CheckpointError, SpecdiagError, UsageError
+from specdiag.loading import huggingface, onnx, readers, remote, reparam, sniff, trusted
 from specdiag.loading.candidates import Candidate, candidates, choose
 from specdiag.loading.checks import check_tensors, tied
 from specdiag.loading.extras import without_copy, without_normaliser
@@ -46,7 +47,7 @@ class Checkpoint:
     prefixes; metadata: what specdiag wrote when it saved the file (empty for other files); findings:
     remarks for the user, each led by an id; facts: what another program wrote beside its weights
     (`arch`, `epoch`, ...); carried: a network that the file brings along; trusted: what of the file was run
-    because the user asked for it (`pickle`, `code`).
+    because the user asked for it (`pickle`, `code`); source: where it was fetched from, where it is not local.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Checkpoint:
     facts: dict[str, Any] = field(default_factory=dict)
     carried: Carried | None = None
     trusted: tuple[str, ...] = ()
+    source: str = ""
 
 
 NO_TRUST = Trust()
@@ -75,14 +77,16 @@ def read_checkpoint(
     names; by default the largest mapping; finite: refuse NaN and infinite weights. Raises
     CheckpointError with a stable `reason`; every failure of a parser becomes one.
     """
-    path = Path(path)
+    source = remote.url_of(path) if remote.is_remote(path) else ""
+    path = remote.fetch(path)
     format = sniff.identify(path)
     allowed = trust.code and format in trusted.PROGRAMS
     if format not in sniff.LOADABLE and not allowed:
         raise sniff.refusal(path, format)
     try:
-        return _read(path, format, weights, finite, trust)
-    except CheckpointError:
+        found = _read(path, format, weights, finite, trust)
+        return dataclasses.replace(found, source=source) if source else found
+    except SpecdiagError:
         raise
     except Exception as error:
         # torch.load alone raises eight kinds of exception on damaged files: none is for the user to read
@@ -93,7 +97,11 @@ def read_checkpoint(
 
 def _read(path: Path, format: str, weights: str | None, finite: bool, trust: Trust) -> Checkpoint:
     digest = sha256_of(path)
-    content = trusted.read(path, format, trust) or readers.read(path, format)
+    content = (
+        onnx.read(path)
+        if format == "onnx"
+        else trusted.read(path, format, trust) or readers.read(path, format)
+    )
     found = candidates(content.root)
     if not found and content.scan is not None and content.scan.blocked:
         raise readers.needs_code(path, content.scan)
@@ -107,6 +115,12 @@ def _read(path: Path, format: str, weights: str | None, finite: bool, trust: Tru
     tensors, folded = reparam.fold(stated)
     if folded:
         check_tensors(tensors, path, finite)
+    spelled: tuple[str, ...] = ()
+    folder = content.facts.get("hf_config")
+    translated = None if folder is None or weights is not None else huggingface.renamed(folder, tensors)
+    if translated is not None and set(translated) != set(tensors):
+        tensors = translated
+        spelled = ("SD333 names are those of the installed transformers; the values are the file's.",)
     _, normalise = without_normaliser(without_copy(tensors))
     metadata, refused = _without_code(_metadata(content.root, path))
     return Checkpoint(
@@ -118,7 +132,7 @@ def _read(path: Path, format: str, weights: str | None, finite: bool, trust: Tru
         tensors=tensors,
         stripped=stripped,
         metadata=metadata,
-        findings=(*_old_torch(), *content.findings, *_remarks(chosen, tensors, folded), *refused),
+        findings=(*_old_torch(), *content.findings, *_remarks(chosen, tensors, folded), *spelled, *refused),
         facts={**facts_of(content.root), **content.facts, **(normalise or {})},
         carried=content.carried if chosen.network is None else trusted.carried(chosen.network),
         trusted=content.trusted,
@@ -162,10 +176,12 @@ def _metadata(root: Any, path: Path) -> dict[str, Any]:
 def _without_code(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The metadata without an architecture that is code: a file must not say what is imported."""
     spec = metadata.get("architecture")
-    if spec is None or (isinstance(spec, str) and not runs_code(spec)):
+    if spec is None or (isinstance(spec, str) and not runs_code(spec) and not spec.startswith("hf:")):
         return metadata, []
     rest = {key: value for key, value in metadata.items() if key not in ("architecture", "arch_args")}
-    return rest, [f"SD306 it names the architecture {shown(str(spec))}, which is code: pass --arch yourself."]
+    return rest, [
+        f"SD306 it names the architecture {shown(str(spec))}, which is code or would be fetched: pass --arch yourself."
+    ]
 
 
 def _old_torch() -> tuple[str, ...]:

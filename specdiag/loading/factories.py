@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from specdiag.errors import ArchitectureError, MissingExtra, suggest
+from specdiag.loading import huggingface
 from specdiag.loading.networks.alexnet_zhang import AlexNetZhang
 from specdiag.loading.networks.carlini import Carlini
 from specdiag.loading.networks.cnn import Cnn4, Cnn7
@@ -44,7 +45,7 @@ BUILTIN: dict[str, Factory] = {
     "wrn50-2": wrn50_2,
     **{f"resnet{depth}": partial(ResNetCifar, depth) for depth in DEPTHS},
 }
-FORMS = "torchvision:NAME, timm:NAME, path/to/file.py:factory or package.module:factory"
+FORMS = "torchvision:NAME, timm:NAME, hf:NAME, path/to/file.py:factory or package.module:factory"
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "checkpoint_path")
 
 
@@ -64,6 +65,8 @@ def factory(spec: str) -> Factory:
         return _torchvision(name)
     if spec.startswith("timm:"):
         return _timm(spec.removeprefix("timm:"))
+    if spec.startswith("hf:"):
+        return huggingface.factory(spec.removeprefix("hf:"))
     if library.endswith(".py"):
         return _attribute(_module_from_file(Path(library)), name, spec)
     return _attribute(_module_by_name(library, spec), name, spec)
@@ -71,7 +74,7 @@ def factory(spec: str) -> Factory:
 
 def runs_code(spec: str) -> bool:
     """Whether building the spec imports the user's code: never to be done on a checkpoint's word alone."""
-    return ":" in spec and not spec.startswith(("torchvision:", "timm:"))
+    return ":" in spec and not spec.startswith(("torchvision:", "timm:", "hf:"))
 
 
 def torchvision_names() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specdiag.errors import CheckpointError, SpecdiagError
-from specdiag.loading import scan, sniff
+from specdiag.loading import remote, scan, sniff
 from specdiag.loading.text import some
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def inspect(path: Path | str, weights: str | None = None) -> dict[str, Any]:
     parameters}], architectures [flags], metadata, facts, safety [{id, text}], blocked, dangerous, next
     (commands or steps). Raises CheckpointError only where there is no file to read.
     """
-    path = Path(path)
+    source = remote.url_of(path) if remote.is_remote(path) else str(path)
+    path = remote.fetch(path)
     format = sniff.identify(path)
     report: dict[str, Any] = {
-        "path": str(path),
+        "path": source,
         "format": format,
         "size": path.stat().st_size if path.is_file() else None,
         "sha256": None,
@@ -132,7 +133,9 @@ def _contents(path: Path, weights: str | None, report: dict[str, Any]) -> None:
         "tensors": [(name, list(tensor.shape), types[name]) for name, tensor in tensors.items()],
         "layers": layers(tensors),
         "metadata": checkpoint.metadata,
-        "facts": checkpoint.facts,
+        "facts": {
+            name: str(value) if isinstance(value, Path) else value for name, value in checkpoint.facts.items()
+        },
     }
     for finding in checkpoint.findings:
         identity, _, text = finding.partition(" ")

@@ -104,12 +104,17 @@ def _beside(
     """The normalisation that the file holds beside the network, as wrappers of robust training store it."""
     if architecture.carried:
         return None
+    facts = checkpoint.facts
     found = architectures.normaliser(checkpoint.tensors, architecture.spec, architecture.args)
+    place = "the file holds it beside the network"
+    if found is None and "stated_mean" in facts and architecture.spec.startswith(("hf:", "timm:")):
+        found = {"mean": facts["stated_mean"], "std": facts["stated_std"]}
+        place = "stated in the folder"
     if found is None:
         return None
     mean, std = (tuple(round(value, 7) for value in found[key]) for key in ("mean", "std"))
     texts = [",".join(f"{value:.6g}" for value in values) for values in (mean, std)]
-    notes.append(f"Normalisation: --mean {texts[0]} --std {texts[1]} (the file holds it beside the network).")
+    notes.append(f"Normalisation: --mean {texts[0]} --std {texts[1]} ({place}).")
     return "channel", mean, std
 
 

@@ -44,6 +44,7 @@ LOADABLE = (
     "torchscript",
     "torch-export",
     "hf-folder",
+    "onnx",
 )
 CAUSES: dict[str, tuple[str, str]] = {
     "empty": ("is empty (0 bytes)", "Download or save it again."),
@@ -99,7 +100,6 @@ CAUSES: dict[str, tuple[str, str]] = {
         "is a Keras 3 archive",
         "Not supported: export the weights to .npz or to a torch state_dict.",
     ),
-    "onnx": ("is an ONNX graph", "Not supported: give the torch checkpoint it was exported from."),
     "gguf": (
         "is a GGUF file of quantised weights",
         "Not supported: give the original torch or safetensors weights.",

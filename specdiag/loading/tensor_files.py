@@ -125,7 +125,31 @@ def folder_facts(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     wanted = ("architectures", "architecture", "model_type", "num_classes", "num_labels", "image_size")
-    return {key: config[key] for key in wanted if key in config} if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    facts = {key: config[key] for key in wanted if key in config}
+    if isinstance(config.get("model_type"), str):
+        facts["hf_config"] = path.absolute()
+    return facts | _normalisation(path, config)
+
+
+def _normalisation(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Mean and std that the folder states for its inputs: transformers beside its config, timm inside."""
+    try:
+        beside = json.loads((path / "preprocessor_config.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        beside = {}
+    inside = config.get("pretrained_cfg")
+    for source, names in ((beside, ("image_mean", "image_std")), (inside, ("mean", "std"))):
+        if not isinstance(source, dict) or source.get("do_normalize") is False:
+            continue
+        values = [source.get(name) for name in names]
+        if all(
+            isinstance(value, list) and value and all(isinstance(n, int | float) for n in value)
+            for value in values
+        ):
+            return {"stated_mean": values[0], "stated_std": values[1]}
+    return {}
 
 
 def read_exported(path: Path) -> dict[str, torch.Tensor]:
