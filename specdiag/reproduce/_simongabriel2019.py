@@ -21,7 +21,7 @@ THRESHOLD = {"digits": 0.05, "grey": 0.02, "colour": 0.005}
 ROOT = {"digits": 8.0, "grey": 28.0, "colour": 3072**0.5}
 # image widths over that of the data
 FACTORS = {"digits": (1, 2, 4, 8), "grey": (1, 2, 4), "colour": (1, 2, 4)}
-INITIAL_SEEDS = tuple(range(6))
+INITIAL_SEEDS = tuple(range(8))
 TRAINED = 3
 POOLS = ("avg", "strided", "max")
 METHODS = ("q1", "q2", "aug-linf", "aug-l2", "cross")
