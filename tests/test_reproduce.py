@@ -65,6 +65,12 @@ def test_interval_over_seeds_is_students() -> None:
     assert (estimate(np.mean, rows).low, estimate(np.mean, rows).high) == pytest.approx((2 - half, 2 + half))
 
 
+def test_a_further_error_widens_an_exact_estimate() -> None:
+    found = _judge.widened(over_seeds([-0.01]), 0.01)
+    assert (found.low, found.high) == pytest.approx((-0.0296, 0.0096), abs=1e-4)
+    assert verdict(found, below(0)) == "undecided"
+
+
 def test_seeds_that_disagree_leave_a_claim_undecided() -> None:
     generator = np.random.default_rng(2)
     rows = [(generator.normal(centre, 0.1, 300),) for centre in (-1.0, 2.0, 0.5)]

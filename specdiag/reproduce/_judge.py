@@ -140,6 +140,14 @@ def over_seeds(by_seed: Sequence[float]) -> Estimate:
     return Estimate(value, value - half, value + half, len(by_seed), 0)
 
 
+def widened(found: Estimate, error: float) -> Estimate:
+    """The estimate with a further standard error added to its interval in quadrature."""
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * error
+    low = found.value - math.hypot(found.value - found.low, half)
+    high = found.value + math.hypot(found.high - found.value, half)
+    return Estimate(found.value, low, high, found.seeds, found.samples)
+
+
 def over_checkpoints(function: Callable[..., float], *columns: Sequence[float]) -> Estimate:
     """A statistic over checkpoints, such as a correlation, with the percentile interval of a bootstrap over them."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]

@@ -124,7 +124,8 @@ def _claim(entry: Claim) -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    # what is left of a difference of equal shares
+    return "0" if abs(value) < 1e-12 else f"{value:.3g}"
 
 
 def _option(value: Any) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specdiag.reproduce._judge import Claim, above, below, estimate, over_seeds, relative_change
+from specdiag.reproduce._judge import Claim, above, below, estimate, over_seeds, relative_change, widened
 from specdiag.reproduce._panels import overlay
 from specdiag.reproduce._plan import Analysis, Choice, Panel, Paper, Plan, Scene
 from specdiag.reproduce._results import Values, paired
@@ -159,7 +160,8 @@ def _gain(results: Results) -> list[Claim]:
             "largest ||f(x)|| / ||x|| of any test sample",
             estimate(lambda values: float(values.max()), paired(gain["erm+sn-beta1"])),
             below(1),
-            "Biases are not bounded by normalisation and count as gain.",
+            "Biases are not bounded by normalisation and count as gain. The clean accuracy of this network is "
+            f"{np.mean([entry['clean_accuracy'] for entry in results.train('erm+sn-beta1')]):.1%}.",
         ),
     ]
 
@@ -194,15 +196,18 @@ def _fit(results: Results) -> list[Claim]:
         for name in ("random-labels", "random-labels+sn")
     }
     pairs = zip(fitted["random-labels"], fitted["random-labels+sn"], strict=True)
+    shares = [float(np.mean(values)) for values in fitted.values()]
+    counted = float(results.train("random-labels")[0]["settings"]["curve_samples"])
+    error = math.sqrt(sum(max(share * (1 - share), 1 / counted) for share in shares) / counted)
     rows = [
         Claim(
             "SN fits random labels less",
             "Fig. 4",
             "much harder time fitting random labels",
             "training accuracy on random labels with normalisation less that without",
-            over_seeds([after - before for before, after in pairs]),
+            widened(over_seeds([after - before for before, after in pairs]), error),
             below(0),
-            f"Without {np.mean(fitted['random-labels']):.1%}, with {np.mean(fitted['random-labels+sn']):.1%}.",
+            f"Without {shares[0]:.1%}, with {shares[1]:.1%}, of {counted:g} samples; their binomial error is in the interval.",
         )
     ]
     for scheme, attack in (("erm", "clean"), ("pgm", "pgd-l2")):
