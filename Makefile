@@ -31,9 +31,15 @@ types: install
 tests: install
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 
+DIGITS := $(addprefix sample_checkpoints/digits-,standard.pt adversarial.pt dd-snr.pt global-snr.pt)
+DRAW = --out docs/.work --quiet --overwrite --figure docs/images
+
 figures: install
 	@mkdir -p docs/images
-	$(BIN)/specdiag spectrum sample_checkpoints/digits-standard.pt sample_checkpoints/digits-adversarial.pt --out docs/.work --figure docs/images/spectrum.svg --quiet --overwrite
+	$(BIN)/specdiag spectrum sample_checkpoints/digits-standard.pt sample_checkpoints/digits-adversarial.pt $(DRAW)/spectrum.svg
+	$(BIN)/specdiag alignment $(DIGITS) --attack pgd-l2 --eps 1 $(DRAW)/alignment.svg
+	$(BIN)/specdiag robustness $(DIGITS) --attack pgd-l2 --eps-sweep 0.25,0.5,0.75,1,1.25,1.5,2 --samples 397 $(DRAW)/robustness.svg
+	$(BIN)/specdiag linearity $(DIGITS) --attack pgd-l2 --eps 1 $(DRAW)/linearity.svg
 	@rm -rf docs/.work
 
 benchmark: install

@@ -130,7 +130,7 @@ FINE: dict[str, Any] = {"start": "cifar10-standard", "epochs": 5, "train_samples
 CIFAR_RECIPES = {
     "cifar10-standard": cifar_recipe("standard", epochs=20, lr=0.1),
     "cifar10-adversarial": cifar_recipe("adversarial", {"norm": "l2", "eps": CIFAR_EPS, "steps": 5}, **FINE),
-    "cifar10-dd-snr": cifar_recipe("dd-snr", {"eps": CIFAR_EPS, "lam": 0.02, "iterations": 2}, **FINE),
+    "cifar10-dd-snr": cifar_recipe("dd-snr", {"eps": CIFAR_EPS, "lam": 0.2, "iterations": 2}, **FINE),
     "cifar10-global-snr": cifar_recipe("global-snr", {"lam": 3e-4}, **FINE),
 }
 
