@@ -142,6 +142,10 @@ def test_a_lost_node_costs_no_result(
         if call.step == "compute" and ray.get_runtime_context().get_node_id() == victim:
             marker.touch()
             time.sleep(60)
+        # a fast first node would else finish everything before the second one has a task
+        until = time.monotonic() + 60
+        while call.step == "compute" and not marker.exists() and time.monotonic() < until:
+            time.sleep(0.05)
         return on_ray._there(call, folder)
 
     def kill() -> None:

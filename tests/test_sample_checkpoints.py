@@ -95,7 +95,7 @@ def test_the_models_are_good() -> None:
 
 def test_readme_table_says_what_the_files_say() -> None:
     lines = (FOLDER / "README.md").read_text().splitlines()
-    rows = {cells[1].strip(" `"): cells for cells in (line.split("|") for line in lines) if len(cells) == 9}
+    rows = {cells[1].strip(" `"): cells for cells in (line.split("|") for line in lines) if len(cells) == 10}
     for path in FILES:
         known = facts(path.stem)
         assert rows[path.name][5].strip() == f"{known['clean_accuracy']:.2%}"
@@ -103,7 +103,7 @@ def test_readme_table_says_what_the_files_say() -> None:
 
 
 def test_the_untrained_checkpoint_is_made_again_from_its_seed(tmp_path: Path) -> None:
-    config = recipes().RECIPES["digits-random"](tmp_path / "again.pt")
+    config = recipes().RECIPES["digits-random"](tmp_path / "again.pt", "")
     made, kept = read_checkpoint(train(config)), read_checkpoint(FOLDER / "digits-random.pt")
     assert made.metadata == kept.metadata
     assert all(torch.equal(made.tensors[name], tensor) for name, tensor in kept.tensors.items())
