@@ -63,7 +63,8 @@ class OutOfMemory(SpecdiagError):
     """The chunk did not fit; the task starts again on a smaller grid."""
 
 
-@dataclass(frozen=True, slots=True)
+# no slots: `facts` is kept once it was needed
+@dataclass(frozen=True)
 class Task:
     """One analyzer over one model and one set of samples; others: further models, for kind `cross`."""
 
@@ -79,6 +80,11 @@ class Task:
     def count(self) -> int:
         """Number of chunks."""
         return -(-len(self.data.x) // self.chunk)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, float]:
+        """`data_facts` of all samples: one pass over them, however many calls the chunks are spread over."""
+        return data_facts(self.model, self.data)
 
     def bounds(self, number: int) -> tuple[int, int]:
         """First and one past the last sample position of a chunk."""
@@ -124,7 +130,6 @@ def run_samples(
     task: Task, keeper: Keeper, progress: Progress | None = None, only: Sequence[int] | None = None
 ) -> None:
     """Compute the chunks that `keeper` does not hold yet (those in `only`, where given)."""
-    facts = data_facts(task.model, task.data)
     done = set(keeper.finished())
     wanted = range(task.count) if only is None else only
     finished = sum(task.bounds(number)[1] - task.bounds(number)[0] for number in wanted if number in done)
@@ -134,7 +139,7 @@ def run_samples(
     for number in wanted:
         if number in done:
             continue
-        keeper.write(number, compute_chunk(task, number, facts))
+        keeper.write(number, compute_chunk(task, number, task.facts))
         start, stop = task.bounds(number)
         finished += stop - start
         if progress is not None:

@@ -13,7 +13,7 @@ from specdiag.batch.plan import Job, Plan
 from specdiag.batch.work import forget, limited, opened, some
 from specdiag.jobs import Prepared
 from specdiag.options import json_options
-from specdiag.runner import Task, compute_chunk, data_facts
+from specdiag.runner import Task, compute_chunk
 from specdiag.store import settings_hash
 
 MEASURED = 8
@@ -65,7 +65,8 @@ def _of_job(job: Job, known: dict[str, tuple[float, int]]) -> Forecast:
 def _measure(task: Task) -> tuple[float, int]:
     """Seconds and bytes per sample."""
     few = replace(task, data=some(task.data, range(min(MEASURED, len(task.data)))), chunk=MEASURED)
-    facts = data_facts(task.model, task.data)
+    # before the clock starts: it is a pass over all samples, not over these few
+    facts = task.facts
     seconds = 0.0
     # the first call of a process also loads libraries; where it took long it is good enough
     for _ in range(2):

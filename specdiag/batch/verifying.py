@@ -19,7 +19,7 @@ from specdiag.jobs import Common, prepare
 from specdiag.journal import differences
 from specdiag.loading.resolve import Wanted
 from specdiag.provenance import settings_of, settings_of_weights
-from specdiag.runner import compute_chunk, data_facts
+from specdiag.runner import compute_chunk
 from specdiag.schema import Analyzer, AttackSpec, build, fields
 from specdiag.store import provenance, read_group
 from specdiag.weights import WeightsTask, run_weights
@@ -109,7 +109,7 @@ def verify(path: Path, name: str, samples: int, given: Given) -> Verified:
         _same_sources(settings, new, checkpoint)
         places = _spread(len(task.data), min(samples, task.chunk))
         few = replace(task, data=some(task.data, places))
-        fresh = compute_chunk(few, 0, data_facts(task.model, task.data))
+        fresh = compute_chunk(few, 0, task.facts)
     return _compared(name, stored, fresh, places, settings, new)
 
 
