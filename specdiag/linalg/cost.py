@@ -32,7 +32,7 @@ def of(stencil: Stencil) -> Cost:
     total, everything, largest = 0.0, 0.0, 0.0
     for part, _ in stencil.split():
         node, setup, memory = _node(part)
-        plan = growth.plan(part, growth.affordable(part))
+        plan = growth.plan(part, growth.balanced(part))
         nodes = 5 if plan and growth.stands_for(plan, part) else 27
         total += setup + nodes * node
         everything += setup + (nodes + COUNTS) * node

@@ -13,6 +13,11 @@ from math import prod
 
 from specdiag.linalg.stencil import Stencil
 
+_BUDGET = 1100  # singular values of a small problem
+_BUDGET_GROUPS = 400  # the same for each of many groups
+_SHARE = 5
+_ENOUGH = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -73,11 +78,26 @@ def stands_for(found: Plan, stencil: Stencil) -> bool:
 
 def affordable(stencil: Stencil) -> int:
     """Outputs per axis of the first small problem: as large as a fraction of a second allows, and smaller than it."""
+    return _clipped(stencil, _fits(stencil, _BUDGET if stencil.groups == 1 else _BUDGET_GROUPS))
+
+
+def balanced(stencil: Stencil) -> int:
+    """The same, but no larger than a fifth of the stencil where four per axis still fit.
+
+    For a quadrature of what the small problems leave over: on a small layer larger ones would take most of the
+    time and add no digit that is asked for.
+    """
+    enough = max(_ENOUGH, _fits(stencil, stencil.rank / stencil.groups / _SHARE))
+    return min(affordable(stencil), _clipped(stencil, enough))
+
+
+def _fits(stencil: Stencil, budget: float) -> int:
     axes = len(stencil.axes)
-    channels = _per_site(stencil)
-    budget = 1100 if stencil.groups == 1 else 400
-    largest = int((budget / channels) ** (1 / axes)) - axes + 1
-    return max(2, min(largest, min(axis.outputs for axis in stencil.axes) - axes))
+    return int((budget / _per_site(stencil)) ** (1 / axes)) - axes + 1
+
+
+def _clipped(stencil: Stencil, first: int) -> int:
+    return max(2, min(first, min(axis.outputs for axis in stencil.axes) - len(stencil.axes)))
 
 
 def _per_site(stencil: Stencil) -> int:
