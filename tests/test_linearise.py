@@ -39,6 +39,17 @@ def network_of(name: str) -> nn.Module:
     return network
 
 
+def pushed(frozen: Linearised, v: torch.Tensor) -> torch.Tensor:
+    """The product, twice: the first runs the network, the second what was written down of it, around another one."""
+    first, given = frozen.jvp(v), v.clone()
+    other = frozen.jvp(torch.randn_like(v))
+    assert other.shape == first.shape
+    assert not torch.equal(other, first)
+    assert torch.equal(frozen.jvp(v), first)
+    assert torch.equal(v, given)
+    return first
+
+
 def close(a: torch.Tensor, b: torch.Tensor, slack: float = 1e-12) -> bool:
     return float((a - b).abs().max()) <= slack * float(b.abs().max())
 
@@ -49,13 +60,13 @@ def test_equals_forward_mode(name: str) -> None:
     x, v = torch.randn(2, 2, 3, side, side, dtype=torch.float64).unbind()
     frozen = Linearised(network, x)
     assert torch.equal(frozen.value, network(x))
-    assert close(frozen.jvp(v), torch.func.jvp(network, (x,), (v,))[1])
+    assert close(pushed(frozen, v), torch.func.jvp(network, (x,), (v,))[1])
     # a second product from the same record, and many vectors at one sample
     one = Linearised(network, x[:1])
     many = torch.cat([v, -2 * v[:1]])
     expected = torch.func.jvp(network, (x[:1].expand(3, -1, -1, -1).contiguous(),), (many,))[1]
-    assert close(one.jvp(many), expected)
-    assert close(one.jvp(many), expected)
+    assert close(pushed(one, many), expected)
+    assert close(one.jvp(v[:1]), expected[:1])
 
 
 def test_attention_network_by_its_adjoint() -> None:
@@ -97,7 +108,7 @@ def test_many_tangents_at_one_sample_of_an_attention(kind: str, many: int) -> No
     x = torch.randn(1, 5, 8, dtype=torch.float64)
     v = torch.randn(many, 5, 8, dtype=torch.float64)
     matrix = torch.autograd.functional.jacobian(network, x).flatten(2)[0].reshape(3, -1)
-    assert close(Linearised(network, x).jvp(v), v.flatten(1) @ matrix.T)
+    assert close(pushed(Linearised(network, x), v), v.flatten(1) @ matrix.T)
 
 
 def test_many_tangents_at_one_image_of_a_vision_transformer() -> None:
@@ -108,7 +119,7 @@ def test_many_tangents_at_one_image_of_a_vision_transformer() -> None:
     x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
     v = torch.randn(6, 3, 32, 32, dtype=torch.float64)
     matrix = torch.autograd.functional.jacobian(network, x).reshape(5, -1)
-    assert close(Linearised(network, x).jvp(v), v.flatten(1) @ matrix.T)
+    assert close(pushed(Linearised(network, x), v), v.flatten(1) @ matrix.T)
 
 
 class Mixed(nn.Module):
@@ -142,7 +153,7 @@ def test_mixed_operations() -> None:
     # forward mode cannot see through an in-place write to a tensor used twice; central differences can
     step = 1e-6
     expected = (network(x + step * v) - network(x - step * v)) / (2 * step)
-    assert close(Linearised(network, x).jvp(v), expected, 1e-6)
+    assert close(pushed(Linearised(network, x), v), expected, 1e-6)
 
 
 def test_linear_in_v_and_zero_at_zero() -> None:
@@ -151,6 +162,27 @@ def test_linear_in_v_and_zero_at_zero() -> None:
     frozen = Linearised(network, x)
     assert close(frozen.jvp(2 * v - 3 * w), 2 * frozen.jvp(v) - 3 * frozen.jvp(w))
     assert float(frozen.jvp(torch.zeros_like(v)).abs().max()) == 0
+
+
+def test_later_products_do_without_the_network() -> None:
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            first, second = x.T.chunk(2)
+            return (first * second.tanh() + x.T[:1]).T.flatten(1)
+
+    network = Counted()
+    x, v = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
+    frozen = Linearised(network, x)
+    expected = torch.func.jvp(network, (x,), (v,))[1]
+    before = network.calls
+    assert close(pushed(frozen, v), expected)
+    assert network.calls == before + 1
+    # another shape or dtype is another program
+    assert close(frozen.jvp(v.float()), expected.float(), 1e-6)
+    assert network.calls == before + 2
 
 
 def test_control_flow_on_values_is_explained() -> None:

@@ -8,9 +8,10 @@ import torch
 
 
 class Marked(torch.Tensor):
-    """A tensor of a watched pass; `tape` is the record of the pass over x."""
+    """A tensor of a watched pass; `tape` is the record of the pass over x, `number` its place in a `Program`."""
 
     tape: Any
+    number: int
 
 
 def name_of(func: Any) -> str:

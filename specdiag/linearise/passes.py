@@ -15,6 +15,7 @@ import torch
 
 from specdiag.errors import ModelError
 from specdiag.linearise.marks import Marked, has_float, look, marked, name_of, plain, wrap
+from specdiag.linearise.program import Program, Step
 from specdiag.linearise.rules import Entry, is_general, record
 
 LOOKS = frozenset(
@@ -33,6 +34,7 @@ class Linearised:
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
         self._function = function
         self._tape = _Tape()
+        self._programs: dict[tuple[Any, ...], Program] = {}
         with torch.no_grad():
             primal = x.detach().as_subclass(_Primal)
             primal.tape = self._tape
@@ -54,11 +56,19 @@ class Linearised:
 
         Works without a graph.
         """
-        self._tape.position = 0
+        key = v.shape, v.dtype, v.stride()
         with torch.no_grad():
-            tangent = v.detach().clone().as_subclass(_Tangent)
-            tangent.tape = self._tape
+            # functions that work in place may change it
+            given = v.detach().clone()
+            if key in self._programs:
+                return self._programs[key].run(given)
+            self._tape.begin()
+            tangent = given.as_subclass(_Tangent)
+            tangent.tape, tangent.number = self._tape, 0
             out = self._function(tangent)
+        if isinstance(out, _Tangent):
+            self._tape.program.finish(out.number)
+            self._programs[key] = self._tape.program
         return out.as_subclass(torch.Tensor)
 
 
@@ -71,7 +81,12 @@ def _depends(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
 class _Tape:
     def __init__(self) -> None:
         self.entries: list[tuple[str, Entry | None]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A pass over a tangent starts."""
         self.position = 0
+        self.program = Program()
 
     def next(self, name: str) -> Entry | None:
         if self.position >= len(self.entries) or self.entries[self.position][0] != name:
@@ -117,9 +132,13 @@ class _Tangent(Marked):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = name_of(func)
-        if name in LOOKS:
-            return look(cls, func, args, kwargs)
         tape = marked((args, kwargs))[0].tape
-        entry = tape.next(name)
+        entry = None if name in LOOKS else tape.next(name)
+        # before the call, which may change its arguments in place
+        step = Step.of(func, entry, args, kwargs)
         out = func(*plain(args), **plain(kwargs)) if entry is None else entry(args, kwargs)
-        return wrap(out, _Tangent, tape)
+        if name not in LOOKS or isinstance(out, torch.Tensor):
+            # of the looks, only views such as x.T are part of the pass
+            out = wrap(out, _Tangent, tape)
+            tape.program.add(step, out)
+        return out

@@ -276,7 +276,8 @@ def _matched(primal: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
     them (nn.MultiheadAttention computes with the sequence first).
     """
     if primal.shape == tangent.shape:
-        return primal
+        # a function that works in place would change the record
+        return primal.clone()
     if primal.ndim == tangent.ndim:
         longer = [axis for axis in range(primal.ndim) if primal.shape[axis] != tangent.shape[axis]]
         if len(longer) == 1 and primal.shape[longer[0]]:
