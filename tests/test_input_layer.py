@@ -88,6 +88,8 @@ def test_embeddings_of_a_text_model(tmp_path: Path) -> None:
         assert np.allclose(found[i], torch.linalg.svdvals(matrix).numpy(), rtol=1e-9)
     assert facts["settings"]["checkpoint"]["input_layer"] == "embedding"
     assert any("output of 'embedding', 7x8 values" in note for note in facts["notes"])
+    checked = run("verify", tmp_path / "out" / "text.h5")
+    assert checked.exit_code == 0, checked.stderr
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ def test_a_network_out_of_a_file_is_measured_and_named(nets, tmp_path: Path, kin
     assert facts["checkpoint"]["trusted"] == [used]
     assert facts["checkpoint"]["architecture"].startswith(title)
     assert any(note.startswith(f"SD311 {flag}") for note in facts["notes"])
+    results = next(path.parent.rglob("*.h5"))
+    assert run("verify", results, path).exit_code in (2, 3)
+    checked = run("verify", results, path, flag)
+    assert checked.exit_code == 0, checked.stderr
 
 
 @pytest.mark.filterwarnings("ignore")

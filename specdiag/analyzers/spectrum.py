@@ -224,10 +224,12 @@ def sentence(data: xarray.Dataset) -> str:
     if "lead" not in data:
         return text + "."
     lead = float(np.median(data["lead"].values))
-    # the gap of two logits moves by at most sqrt(2) sigma per unit step
-    reach = float(
-        np.median(data["lead"].values[np.isfinite(data["sigma_max"].values)] / (np.sqrt(2) * sigma))
-    )
+    # the gap of two logits moves by at most sqrt(2) sigma per unit step; where nothing moves, no step is long enough
+    gaps = data["lead"].values[np.isfinite(data["sigma_max"].values)]
+    reaches = np.divide(gaps, np.sqrt(2) * sigma, out=np.full(len(sigma), np.inf), where=sigma > 0)
+    reach = float(np.median(reaches))
+    if np.isinf(reach):
+        return f"{text}: most samples do not react to one at all."
     return (
         f"{text}; the top logit leads the next by {lead:.3g} (median), so to first order no step shorter than about "
         f"{reach:.2g} can change the typical prediction."

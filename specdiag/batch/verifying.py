@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from specdiag.errors import CheckpointError, ResultsError
 from specdiag.jobs import Common, prepare
 from specdiag.journal import differences
 from specdiag.loading.resolve import Wanted
+from specdiag.loading.trusted import Trust
 from specdiag.provenance import settings_of, settings_of_weights
 from specdiag.runner import compute_chunk
 from specdiag.schema import Analyzer, AttackSpec, build, fields
@@ -73,6 +74,7 @@ class Given:
     data: str | None = None
     layout: str | None = None
     weights: str | None = None
+    trust: Trust = field(default_factory=Trust)
 
 
 def verify(path: Path, name: str, samples: int, given: Given) -> Verified:
@@ -203,9 +205,11 @@ def _located(path: Path, results: Path) -> Path:
 def _common(facts: Mapping[str, Any], stored: xarray.Dataset, given: Given) -> Common:
     settings = facts["settings"]
     made, data = settings["checkpoint"], facts.get("data") or {}
+    # a file that was trusted brought its own architecture
+    own = not facts["checkpoint"].get("trusted")
     wanted = Wanted(
-        arch=made.get("architecture") or None,
-        arch_args=made.get("arch_args") or {},
+        arch=(made.get("architecture") or None) if own else None,
+        arch_args=(made.get("arch_args") or {}) if own else {},
         normalise=made.get("normalise"),
         mean=tuple(made["mean"]) if made.get("mean") else None,
         std=tuple(made["std"]) if made.get("std") else None,
@@ -215,6 +219,8 @@ def _common(facts: Mapping[str, Any], stored: xarray.Dataset, given: Given) -> C
     return Common(
         wanted=wanted,
         weights=given.weights,
+        input_layer=made.get("input_layer"),
+        trust=given.trust,
         split=str(data.get("split", "test")),
         samples=_per_split(stored, data),
         seed=int(settings.get("seed", 0)),

@@ -48,6 +48,12 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Run the Python code of a pickled network once more.")
+    ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run the program that the file carries once more.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
     ] = False,
@@ -55,12 +61,13 @@ def verify(
     """Recompute a few stored samples with the stored settings: 0 reproduced, 1 not, 5 nothing could be verified."""
     from specdiag.batch.verifying import Given
     from specdiag.batch.verifying import verify as check
+    from specdiag.loading.trusted import Trust
     from specdiag.store import groups, json_safe
 
     names = groups(results)
     if analyzer is not None and analyzer not in names:
         raise UsageError(f"{results} holds no results of '{analyzer}'.", suggest(analyzer, names))
-    given = Given(checkpoint, data, layout, weights)
+    given = Given(checkpoint, data, layout, weights, Trust(trust_pickle, trust_code))
     found = [check(results, name, samples, given) for name in names if analyzer in (None, name)]
     if json:
         import json as encoder
