@@ -24,6 +24,8 @@ LINF = {"digits": (1 / 32, 1 / 16, 1 / 8), "grey": (0.025, 0.05, 0.1), "colour":
 GRADES = (4, 8, 16)
 # bounds of B.4.2, from weak to strong
 BOUNDS = (5.0, 3.0, 1.0)
+# without BatchNorm, SGD at the usual rate leaves most networks at a constant under the strongest attack
+OPTIMISER: dict[str, Any] = {"optimiser": "adam", "lr": 3e-3}
 FAMILIES = {"pgd": "adversarial", "fgsm": "fgsm", "pgd+clip": "adversarial"}
 
 
@@ -38,29 +40,21 @@ def plan(scene: Scene, folder: Path) -> Plan:
     searched = f"pgd+clip-{GRADES[-1]}"
     same = Choice("bound", BOUNDS, "same", searched)
     strong = {"norm": "linf", "eps": sizes[-1], "steps": scene.steps, "objective": "only"}
+
+    def train(name: str, method: str, options: Any = None, choice: Choice | None = None) -> Training:
+        return scene.training(name, method, options, choice=choice, attack_eps=sizes[1], **OPTIMISER)
+
     trainings: list[Training] = [
-        scene.training("standard", "standard", attack_eps=sizes[1]),
-        scene.training(
-            searched,
-            "adversarial+sv-clip",
-            strong,
-            choice=Choice("bound", BOUNDS, "best-attacked"),
-            attack_eps=sizes[1],
-        ),
-        scene.training("clip", "sv-clip", choice=same, attack_eps=sizes[1]),
+        train("standard", "standard"),
+        train(searched, "adversarial+sv-clip", strong, choice=Choice("bound", BOUNDS, "best-attacked")),
+        train("clip", "sv-clip", choice=same),
     ]
     for grade, eps in zip(GRADES, sizes, strict=True):
         pgd = {**strong, "eps": eps}
         one = {"eps": eps, "objective": "only"}
-        trainings += [
-            scene.training(f"pgd-{grade}", "adversarial", pgd, attack_eps=sizes[1]),
-            scene.training(f"fgsm-{grade}", "fgsm", one, attack_eps=sizes[1]),
-        ]
+        trainings += [train(f"pgd-{grade}", "adversarial", pgd), train(f"fgsm-{grade}", "fgsm", one)]
         if grade != GRADES[-1]:
-            name = f"pgd+clip-{grade}"
-            trainings.append(
-                scene.training(name, "adversarial+sv-clip", pgd, choice=same, attack_eps=sizes[1])
-            )
+            trainings.append(train(f"pgd+clip-{grade}", "adversarial+sv-clip", pgd, choice=same))
     names = tuple(entry.name for entry in trainings)
     attack = {"attack": "pgd-linf", "eps": sizes[1], "steps": 10, "alpha": sizes[1] / 5}
     analyses = (
@@ -71,7 +65,7 @@ def plan(scene: Scene, folder: Path) -> Plan:
     remarks = (
         f"Training strengths by the names of the paper (linf eps): {listed}; losses under attack at {sizes[1]:.4g}.",
         "clip: singular values of every layer at most the bound after each epoch (B.4.2), which is chosen for the "
-        "strongest attack. Networks without BatchNorm.",
+        "strongest attack. Networks without BatchNorm, trained by Adam at a rate of 0.003.",
         "The claims of D.2 on accuracy against foreign attacks are not in this table.",
     )
     return Plan(tuple(trainings), analyses, remarks)
