@@ -150,19 +150,23 @@ class _Runner:
                 scores.append(float(curves["validation_attacked_accuracy"][-1]))
             else:
                 scores.append(held_out_accuracy(read_checkpoint(path), config))
+        target = max(scores)
         if choice.rule == "match-clean":
             reference = self.plan.training(choice.reference)
             asked = self.checkpoint(reference, seed, self.chosen.get(reference.name))
-            config = self.config(training, seed, choice.grid[0])
-            target = held_out_accuracy(read_checkpoint(asked), config)
-            limit = target - standard_error(target, held_out(config))
-            fitting = [value for value, score in zip(choice.grid, scores, strict=True) if score >= limit]
-            best = fitting[-1] if fitting else choice.grid[0]
-        else:
-            best = choice.grid[scores.index(max(scores))]
+            target = held_out_accuracy(read_checkpoint(asked), self.config(training, seed, choice.grid[0]))
+        limit = target - standard_error(target, self.judged_on(training, seed, choice))
+        fitting = [value for value, score in zip(choice.grid, scores, strict=True) if score >= limit]
+        best = fitting[-1] if fitting else choice.grid[0]
         told = ", ".join(f"{value:g}: {score:.1%}" for value, score in zip(choice.grid, scores, strict=True))
         self.say(f"{training.name}: {choice.option} = {best:g} ({choice.rule}; held-out accuracies {told})")
         return best
+
+    def judged_on(self, training: Training, seed: int, choice: Choice) -> int:
+        """Held-out samples behind a score."""
+        config = self.config(training, seed, choice.grid[0])
+        count = held_out(config)
+        return min(count, config.settings.curve_samples) if choice.rule == "best-attacked" else count
 
     def analyse(self, analysis: Analysis) -> None:
         analyzer = plugins.load("analyzer", analysis.analyzer)
