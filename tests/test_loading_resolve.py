@@ -102,3 +102,10 @@ def test_the_architecture_that_a_training_script_noted(tmp_path: Path) -> None:
     done = run("spectrum", tmp_path / "w.pt", "--data", "random", "--figure", "none", "--out", tmp_path)
     assert done.exit_code == 2
     assert "fits timm:resnet10t" in done.stderr.replace("\n", " ")
+
+
+def test_a_misspelt_architecture_is_said_before_the_data_are_asked_for(tmp_path: Path) -> None:
+    done = run("spectrum", robust(tmp_path / "w.pt"), "--arch", "resnet2", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no architecture named 'resnet2'" in done.stderr
+    assert "resnet20" in done.stderr

@@ -15,6 +15,7 @@ from specdiag.errors import ArchitectureError, UsageError, suggest
 from specdiag.loading import architectures
 from specdiag.loading.architectures import Architecture
 from specdiag.loading.checkpoints import Checkpoint
+from specdiag.loading.factories import factory
 
 Scaling = Literal["channel", "per-image", "none"]
 SCALINGS = ("channel", "per-image", "none")
@@ -131,6 +132,9 @@ def _architecture(
         ("the configuration", config.get("arch"), config.get("arch_args") or {}),
     ):
         if spec:
+            if not source and ":" not in spec:
+                # a misspelt name is said before anything else is asked for
+                factory(spec)
             merged = dict(args) if not source else {**args, **wanted.arch_args}
             return Architecture(str(spec), merged), []
         if not source and checkpoint.carried is not None:
