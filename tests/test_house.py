@@ -16,6 +16,7 @@ PACKAGE = ROOT / "specdiag"
 RANKS = {
     "__init__": 0,
     "errors": 0,
+    "heap": 0,
     "bundled": 1,
     "schema": 1,
     "plugins": 1,

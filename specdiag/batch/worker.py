@@ -19,7 +19,10 @@ def main() -> None:
     os.dup2(2, 1)
     calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(calls,), daemon=True).start()
+    from specdiag import heap
     from specdiag.batch.work import perform
+
+    heap.keep()
 
     def send(kind: str, body: Any) -> None:
         pickle.dump((kind, body), out)

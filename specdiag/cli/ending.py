@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from specdiag import heap
 from specdiag.errors import SpecdiagError
 
 DEBUG = "SPECDIAG_DEBUG"
@@ -28,6 +29,7 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
+        heap.keep()
         try:
             return function(*args, **kwargs)
         except typer.Exit:
