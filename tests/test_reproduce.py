@@ -57,6 +57,18 @@ def test_paired_samples_cancel() -> None:
     assert found.high - found.low < 0.05
 
 
+def test_samples_that_could_not_be_measured_are_left_out_for_all() -> None:
+    a, b = np.arange(40.0), np.ones((40, 2))
+    a[3], b[7, 1] = np.nan, np.nan
+    kept = np.delete(np.arange(40), [3, 7])
+    found = estimate(lambda x, y: float(x.mean() * y.mean()), [(a, b), (np.arange(40), np.ones((40, 2)))])
+    assert found.value == pytest.approx(kept.mean())
+    assert found.samples == 38
+    assert math.isfinite(found.low)
+    assert estimate(lambda x: float(x.mean()), [(np.full(5, np.nan),)]).samples == 0
+    assert math.isnan(_judge.spearman(np.array([1.0, np.nan, 3.0]), np.arange(3.0)))
+
+
 def test_interval_over_seeds_is_students() -> None:
     found = over_seeds([1.0, 2.0, 3.0])
     half = 4.303 * 1.0 / math.sqrt(3)

@@ -106,11 +106,16 @@ def estimate(
     are added in quadrature on each side: the percentile interval of a bootstrap over samples, in which all arrays of
     all seeds are drawn by the same indices (paired), and Student's interval of the mean over seeds. Samples
     are shared by the seeds, so the second alone would not know of them. With one seed the first part is all: the
-    interval is then of these networks, not of the method.
+    interval is then of these networks, not of the method. Samples that any network could not be measured at (NaN:
+    no gradient to attack by) are left out for all; `Estimate.samples` counts the others.
     """
     draws = RESAMPLES if draws is None else draws
     rows = [[np.asarray(array) for array in arrays] for arrays in rows]
+    lost = np.any([_lost(array) for arrays in rows for array in arrays], axis=0)
+    rows = [[array[~lost] for array in arrays] for arrays in rows]
     count = len(rows[0][0])
+    if not count:
+        return Estimate(math.nan, math.nan, math.nan, len(rows), 0)
     by_seed = [_number(function, arrays) for arrays in rows]
     value = float(np.mean(by_seed))
     generator = Draws(0).generator("reproduce/bootstrap")
@@ -132,6 +137,13 @@ def estimate(
         len(rows),
         count,
     )
+
+
+def _lost(array: Values) -> Values:
+    """Which samples hold a NaN, (N,)."""
+    if array.dtype.kind != "f":
+        return np.zeros(len(array), dtype=bool)
+    return np.asarray(np.isnan(array).reshape(len(array), -1).any(1))
 
 
 def over_seeds(by_seed: Sequence[float]) -> Estimate:
@@ -171,7 +183,9 @@ def relative_change(old: Values, new: Values) -> float:
 
 
 def spearman(x: Values, y: Values) -> float:
-    """Rank correlation, ties at their mean rank."""
+    """Rank correlation, ties at their mean rank; NaN where an entry is."""
+    if np.isnan(x).any() or np.isnan(y).any():
+        return math.nan
     return pearson(_ranks(x), _ranks(y))
 
 

@@ -181,7 +181,7 @@ def _relations(results: Results) -> list[Claim]:
         for column, values in zip(
             columns, (norms(results, name), norms(results, name, "2"), changed(results, name)), strict=True
         ):
-            column += [float(entry.mean()) for entry in values]
+            column += [float(np.nanmean(entry)) for entry in values]
     one, two, vulnerable = columns
     return [
         Claim(
