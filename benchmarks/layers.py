@@ -2,7 +2,7 @@
 
     python benchmarks/layers.py [--quick] [--full] [--rounds 5] [--section NAME ...] [--out FILE]
 
-Writes benchmarks/results/layers-cpu.md. Trained layers are those of the CIFAR ResNet-20 checkpoint in the folder of shared
+Writes benchmarks/results/layers-cpu.md, each section in place of its older self. Trained layers are those of the CIFAR ResNet-20 checkpoint in the folder of shared
 assets (SPECDIAG_ASSETS); without it random kernels of the same shapes stand in. The dense truth of the large ones is read
 from results/layer-truth.json (benchmarks/layer_truth.py). --quick leaves out what takes longest; --full also runs the dense
 eigenvalues of a layer with n = 16,384 (7 minutes on an idle core) instead of taking their time from that file.
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from _layer_networks import CHECKPOINT, load_sketch, network, recorded, rnd
 from _layer_tools import recipe, tools_lines
+from _sections import replace
 from _table import RESULTS, interleaved, machine, markdown, ratio
 
 from specdiag.analyzers._layers_rows import Row, rows_of
@@ -352,17 +353,15 @@ def main() -> None:
     parser.add_argument("--section", action="append", choices=SECTIONS, default=[])
     parser.add_argument("--out", type=Path, default=RESULTS / "layers-cpu.md")
     options = parser.parse_args()
-    command = "python benchmarks/layers.py " + " ".join(sys.argv[1:])
-    parts = ["# Spectra of convolutions", "", f"`{command.strip()}` on {machine()}", ""]
-    if not CHECKPOINT.exists():
-        parts += ["No trained checkpoint at hand: random kernels stand in for trained ones.", ""]
+    command = " ".join(["python benchmarks/layers.py", *sys.argv[1:]])
     for name in options.section or SECTIONS:
         start = time.perf_counter()
         lines = SECTIONS[name](options)
-        parts += [*lines, ""]
+        head = [f"`{command}` on {machine()}", ""]
+        if not CHECKPOINT.exists():
+            head += ["No trained checkpoint at hand: random kernels stand in for trained ones.", ""]
+        replace(options.out, "Spectra of convolutions", name, "\n".join([*head, *lines]))
         print("\n".join(lines), f"\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":
