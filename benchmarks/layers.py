@@ -2,10 +2,11 @@
 
     python benchmarks/layers.py [--quick] [--full] [--rounds 5] [--section NAME ...] [--out FILE]
 
-Writes benchmarks/results/layers-cpu.md, each section in place of its older self. Trained layers are those of the CIFAR ResNet-20 checkpoint in the folder of shared
-assets (SPECDIAG_ASSETS); without it random kernels of the same shapes stand in. The dense truth of the large ones is read
-from results/layer-truth.json (benchmarks/layer_truth.py). --quick leaves out what takes longest; --full also runs the dense
-eigenvalues of a layer with n = 16,384 (7 minutes on an idle core) instead of taking their time from that file.
+Writes benchmarks/results/layers-cpu.md, each section in place of its older self. Trained layers are those of the CIFAR
+ResNet-20 checkpoint in the folder of shared assets (SPECDIAG_ASSETS); without it random kernels of the same shapes stand
+in. The dense truth of the large ones is read from results/layer-truth.json (benchmarks/layer_truth.py). --quick leaves
+out what takes longest; --full also runs the dense eigenvalues of a layer with n = 16,384 (5 minutes on an idle core)
+instead of taking their time from that file.
 """
 
 from __future__ import annotations
