@@ -45,6 +45,22 @@ def test_a_far_checkpoint_is_measured(far, tmp_path: Path, spelling) -> None:
     assert json.loads(run("inspect", spelling, "--json").stdout)["path"] == "memory://box/digits.pt"
 
 
+def test_a_batch_takes_far_checkpoints_by_name_and_by_pattern(far, tmp_path: Path) -> None:
+    content = digits_checkpoint(tmp_path / "digits.pt").read_bytes()
+    for name in ("a.pt", "b.pt", "notes.txt"):
+        put(far, f"/runs/{name}", content)
+    put(far, "/other/c.pt", content)
+    (tmp_path / "specdiag.toml").write_text(
+        'checkpoints = ["memory://runs/*.pt", "memory://other/c.pt", "memory://none/*.pt"]\n'
+        'data = "digits"\nsamples = 2\n[spectrum]\n'
+    )
+    done = run("batch", tmp_path / "specdiag.toml", "--jobs", 1, "--out", tmp_path / "o")
+    assert sorted(path.name for path in (tmp_path / "o").glob("*.h5")) == ["a.h5", "b.h5", "c.h5"], (
+        done.stderr
+    )
+    assert "no file matches it there" in done.stdout + done.stderr
+
+
 def test_file_urls(tmp_path: Path) -> None:
     path = digits_checkpoint(tmp_path / "digits.pt")
     found = read_checkpoint(f"file://{path}")

@@ -14,6 +14,8 @@ from specdiag import plugins
 from specdiag.batch.keys import Shared
 from specdiag.batch.settings import Override, Settings, check_analyzer, check_shared
 from specdiag.errors import UsageError
+from specdiag.loading.patterns import matches
+from specdiag.loading.remote import is_remote
 from specdiag.store import result_paths
 
 OUT = Path("specdiag-results")
@@ -102,21 +104,12 @@ def _checkpoints(settings: Settings) -> tuple[list[Path], list[Skipped]]:
     found: dict[Path, None] = {}
     skipped = []
     for pattern in patterns:
-        matches = _matches(settings.base, pattern)
-        if not matches:
-            skipped.append(Skipped(pattern, f"no file matches it in {settings.base.absolute()}"))
-        found |= dict.fromkeys(matches)
+        named = matches(settings.base, pattern)
+        if not named:
+            where = "there" if is_remote(pattern) else f"in {settings.base.absolute()}"
+            skipped.append(Skipped(pattern, f"no file matches it {where}"))
+        found |= dict.fromkeys(named)
     return list(found), skipped
-
-
-def _matches(base: Path, pattern: str) -> list[Path]:
-    if not set(pattern) & set("*?["):
-        # a missing file that is named outright is an error of the checkpoint, not an empty pattern
-        return [base / pattern]
-    if Path(pattern).is_absolute():
-        root = Path(Path(pattern).anchor)
-        return sorted(path for path in root.glob(str(Path(pattern).relative_to(root))) if path.is_file())
-    return sorted(path for path in base.glob(pattern) if path.is_file())
 
 
 def _targets(

@@ -141,19 +141,15 @@ def _checkpoints(
         return list(dict.fromkeys(given)), []
     listed = settings.get("checkpoints") or ([settings["checkpoint"]] if "checkpoint" in settings else [])
     if listed:
+        from specdiag.loading.patterns import matches
+
         base = file.parent if file is not None else Path.cwd()
-        found = sorted({match for pattern in listed for match in _matches(base, pattern)})
+        found = sorted({match for pattern in listed for match in matches(base, pattern)})
         if not found:
             raise UsageError(f"No checkpoint matches {', '.join(listed)} in {file}.")
         return found, [f"No checkpoint named: taking {len(found)} from {file.name if file else ''}."]
     path = bundled.default()
     return [path], [f"No checkpoint named: taking the bundled {path.name}."]
-
-
-def _matches(base: Path, pattern: str) -> list[Path]:
-    if Path(pattern).is_absolute():
-        return [Path(pattern)] if Path(pattern).exists() else sorted(Path("/").glob(pattern.lstrip("/")))
-    return [path for path in sorted(base.glob(pattern)) if path.is_file()]
 
 
 def _draw(

@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +62,45 @@ def fetch(path: Path | str) -> Path:
     if not is_remote(path):
         return Path(path)
     url, found = url_of(path), _URL.match(str(path))
-    scheme, expected = url.partition(":")[0], found[3] if found is not None else None
-    library, extra = SCHEMES[scheme]
+    expected = found[3] if found is not None else None
+    with _explained(url):
+        system, place = _system(url)
+        folder = bool(system.isdir(place))
+    if not folder:
+        return _one(system, place, url, expected)
+    return _folder(system, place, url)
+
+
+def glob(pattern: Path | str) -> list[str]:
+    """URLs of the files that a URL with wildcards names, in order. Raises MissingExtra or CheckpointError (`remote`)."""
+    url = url_of(pattern)
+    with _explained(url):
+        system, place = _system(url)
+        found = sorted(str(entry) for entry in system.glob(place) if not system.isdir(entry))
+        return [str(system.unstrip_protocol(entry)) for entry in found]
+
+
+def _system(url: str) -> tuple[Any, str]:
     try:
         import fsspec  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise MissingExtra("fsspec", "remote") from None
+    system, place = fsspec.core.url_to_fs(url)
+    return system, place
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """What a far file system raises, as one line."""
     try:
-        system, place = fsspec.core.url_to_fs(url)
-        folder = bool(system.isdir(place))
+        yield
+    except MissingExtra:
+        raise
     except ImportError:
+        library, extra = SCHEMES[url.partition(":")[0]]
         raise MissingExtra(library, extra) from None
     except Exception as error:
         raise _failed(url, error) from error
-    if not folder:
-        return _one(system, place, url, expected)
-    return _folder(system, place, url)
 
 
 def _folder(system: Any, place: str, url: str) -> Path:
