@@ -44,6 +44,11 @@ class Scene:
     threads: int = 1
     device: str = "cpu"
 
+    @property
+    def named(self) -> str:
+        """The data in a word: the stem of a file, or what stands before the place."""
+        return Path(self.data).stem if self.data.endswith(".npz") else self.data.partition(":")[0]
+
     def choose(self, digits: Any, grey: Any, colour: Any) -> Any:
         """The value for the scene's kind of data."""
         return {"digits": digits, "grey": grey, "colour": colour}[self.kind]

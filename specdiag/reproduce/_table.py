@@ -38,7 +38,7 @@ def footer(outcome: Outcome) -> list[str]:
     """The recipe: data, networks, trainings with constants and accuracies, and how verdicts are reached."""
     results, scene = outcome.results, outcome.results.scene
     lines = [
-        f"Data {scene.data}; {len(scene.seeds)} training seed(s); accuracies over {scene.many} test samples, "
+        f"Data {scene.named}; {len(scene.seeds)} training seed(s); accuracies over {scene.many} test samples, "
         f"spectra and the like over {scene.samples}.",
         "An interval is the 95 % bootstrap interval over test samples (paired: the same samples for all networks) and, "
         "where there are several training seeds, Student's interval over them, added in quadrature. A claim holds where "
@@ -73,7 +73,8 @@ def footer(outcome: Outcome) -> list[str]:
 def markdown(outcome: Outcome) -> str:
     """The whole table with statistics and recipe."""
     paper = outcome.paper
-    lines = [f"# {paper.name}: {paper.title}", "", f"{counted(outcome)}.", ""]
+    title = f"# {paper.name} on {outcome.results.scene.named}: {paper.title}"
+    lines = [title, "", f"{counted(outcome)}.", ""]
     lines += [f"| {' | '.join(TITLES)} |", "|" + "---|" * len(TITLES)]
     for row in rows(outcome):
         cells = [cell.replace("|", r"\|") for cell in row]
