@@ -33,12 +33,23 @@ def page(folder: Path) -> str:
     tables = sorted(folder.glob("*/claims.md"))
     if not tables:
         raise ResultsError(f"{folder} holds no claims.md.", "Run: specdiag reproduce roth2020")
-    parts = [INTRODUCTION]
-    for path in tables:
+    texts = [path.read_text().splitlines() for path in tables]
+    parts = [
+        INTRODUCTION,
+        "\n".join(["| paper and data | claims |", "|---|---|", *map(_summary, texts)]) + "\n",
+    ]
+    for text in texts:
         # headings go one level down, under the page's own
-        lines = [f"#{line}" if line.startswith("#") else line for line in path.read_text().splitlines()]
+        lines = [f"#{line}" if line.startswith("#") else line for line in text]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _summary(text: Sequence[str]) -> str:
+    """One row of the first table: the heading up to its colon, and how many claims hold."""
+    heading = text[0].lstrip("# ").partition(":")[0]
+    counts = next((line for line in text if " claims: " in line), "")
+    return f"| {heading} | {counts.rstrip('.')} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
