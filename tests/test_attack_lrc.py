@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from attacks_common import batch_of, digits_batch, linear_model, trained_model
-from test_training_methods import method, run_of, step_of
 from torch import nn
+from training_common import method, run_of, step_of
 
 from specdiag.attacks._ball import norms
 from specdiag.attacks._correlated import data_root, exponential_root, root_of

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from attacks_common import digits, trained_network
-from test_training_methods import (
+from torch import nn
+from training_common import (
     convolutional,
     jacobians,
     linear,
@@ -21,7 +22,6 @@ from test_training_methods import (
     towards,
     true_norms,
 )
-from torch import nn
 
 from specdiag.linalg.layers import from_module
 from specdiag.loading.architectures import network_for
