@@ -1,6 +1,6 @@
 """Mutated checkpoints into the loader: every file must load or be refused with a cause, whatever its bytes.
 
-    python benchmarks/fuzz_loading.py [--files 20000] [--seed 0] [--cli-every 200] [--jobs 1] [--out FILE]
+    python benchmarks/fuzz_loading.py [--files 20000] [--seed 0] [--cli-every 200] [--out FILE]
 
 Files are mutated from real checkpoints (the bundled ones, the public ResNet-20 where it is there, and the same weights
 in other formats). Workers of their own read them in process; one in 200 also goes through the command line. Looked for:
