@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 
@@ -21,6 +20,9 @@ def keep() -> bool:
     """
     if sys.platform != "linux" or any(name in os.environ for name in CHOSEN):
         return False
+    # not at start-up, where --help would pay for it
+    import ctypes
+
     try:
         library = ctypes.CDLL("libc.so.6")
         return bool(library.mallopt(_M_MMAP_THRESHOLD, BLOCK) and library.mallopt(_M_TRIM_THRESHOLD, KEPT))

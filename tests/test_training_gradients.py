@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from training_common import (
+    batch_moments,
     convolutional,
     gradients,
     jacobians,
@@ -125,13 +126,7 @@ def test_running_average() -> None:
     run = linear()
     sgr = method("sgr", source="sign", decay=0.75)
     step = step_of(run, initial=sgr)
-    moments = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        step.x = torch.rand_like(step.x)
-        g = towards(run, step).sign()
-        moments.append(g.T @ g / len(g))
-        sgr.penalty(step)
+    moments = batch_moments(run, sgr, step, 3, torch.sign)
     wanted = 0.75 * (0.75 * moments[0] + 0.25 * moments[1]) + 0.25 * moments[2]
     torch.testing.assert_close(step.state["moments"], wanted, rtol=1e-10, atol=1e-12)
 

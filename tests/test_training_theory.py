@@ -12,6 +12,7 @@ import torch
 from attacks_common import digits, trained_network
 from torch import nn
 from training_common import (
+    batch_moments,
     convolutional,
     jacobians,
     linear,
@@ -19,7 +20,6 @@ from training_common import (
     run_of,
     slim,
     step_of,
-    towards,
     true_norms,
 )
 
@@ -36,13 +36,7 @@ def test_running_average_is_the_weighted_sum_of_the_batches_matrices() -> None:
     run = linear()
     sgr = method("sgr", source="gradient", decay=0.8)
     step = step_of(run, initial=sgr)
-    matrices = []
-    for seed in range(4):
-        torch.manual_seed(seed)
-        step.x = torch.rand_like(step.x)
-        g = towards(run, step)
-        matrices.append(torch.einsum("nd,ne->de", g, g) / len(g))
-        sgr.penalty(step)
+    matrices = batch_moments(run, sgr, step, 4, lambda g: g)
     weights = [0.8**3, 0.2 * 0.8**2, 0.2 * 0.8, 0.2]
     wanted = sum(w * m for w, m in zip(weights, matrices, strict=True))
     torch.testing.assert_close(step.state["moments"], wanted, rtol=1e-10, atol=1e-14)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,17 @@ def towards(run: Run, step: Step) -> torch.Tensor:
     weight = run.network[0].weight.detach()
     probabilities = run.forward(step.x).softmax(1).detach()
     return (probabilities - F.one_hot(step.y, run.classes)) @ weight
+
+
+def batch_moments(
+    run: Run, sgr: Any, step: Step, count: int, of: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """Second moments of `of` the gradients at a few batches, on each of which the penalty is taken."""
+    moments = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        step.x = torch.rand_like(step.x)
+        g = of(towards(run, step))
+        moments.append(g.T @ g / len(g))
+        sgr.penalty(step)
+    return moments

@@ -122,7 +122,7 @@ class Cut:
 
     @cached_property
     def firsts(self) -> tuple[int, ...]:
-        """Sizes of small problems that stand for every piece: the largest affordable one and one below."""
+        """Sizes of small problems that stand for every piece: the balanced one (see `growth`) and one below."""
         first = min((growth.balanced(piece.torus.stencil) for piece in self.pieces), default=2)
         sizes = [size for size in (first, first - 1) if size > 1]
         return tuple(size for size in sizes if all(piece.small(size) for piece in self.pieces))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from specdiag.linearise.marks import Marked
+from specdiag.linearise.marks import Marked, marked
 from specdiag.linearise.rules import Entry
 
 
@@ -50,7 +50,7 @@ class Program:
 
     def add(self, step: Step, out: Any) -> None:
         """A call that was made; its marked results get their numbers."""
-        found = _tangents(out)
+        found = marked(out)
         step.results = tuple(range(self._numbers, self._numbers + len(found)))
         for tensor, number in zip(found, step.results, strict=True):
             tensor.number = number
@@ -118,12 +118,6 @@ def _read(value: Any) -> list[int]:
     if isinstance(value, dict):
         value = list(value.values())
     return [number for entry in value for number in _read(entry)] if isinstance(value, list | tuple) else []
-
-
-def _tangents(out: Any) -> list[Any]:
-    if isinstance(out, Marked):
-        return [out]
-    return [found for entry in out for found in _tangents(entry)] if isinstance(out, list | tuple) else []
 
 
 def _floats(out: Any) -> list[torch.Tensor]:

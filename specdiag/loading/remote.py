@@ -76,8 +76,9 @@ def glob(pattern: Path | str) -> list[str]:
     url = url_of(pattern)
     with _explained(url):
         system, place = _system(url)
-        found = sorted(str(entry) for entry in system.glob(place) if not system.isdir(entry))
-        return [str(system.unstrip_protocol(entry)) for entry in found]
+        found = system.glob(place, detail=True)
+        files = sorted(str(entry) for entry, facts in found.items() if facts.get("type") != "directory")
+        return [str(system.unstrip_protocol(entry)) for entry in files]
 
 
 def _system(url: str) -> tuple[Any, str]:
